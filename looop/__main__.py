@@ -1,0 +1,5 @@
+"""`python3 -m looop` is `looopctl`."""
+
+from looop.ctl import main
+
+raise SystemExit(main())

@@ -1,0 +1,122 @@
+"""`looopctl`: parse, dispatch, and the one place where an error becomes words and an exit code.
+
+A verb's module is imported only when that verb is used: `looopctl claim` in a script must start fast.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from looop import __version__
+from looop.ctl.command import Command, Context, Parser
+from looop.errors import ExitCode, LooopError
+
+# verb -> (module in looop.ctl, one line of help)
+VERBS = {
+    "init": ("init", "choose what decides, and write the configuration"),
+    "up": ("up", "start the pulse"),
+    "down": ("up", "stop the pulse and the workers"),
+    "serve": ("serve", "start the pulse, follow it, stop everything on Ctrl-C"),
+    "status": ("status", "what looop is doing, on one screen"),
+    "state": ("state", "everything a client needs to know, at once"),
+    "beat": ("beat", "ask the pulse for a beat now"),
+    "doctor": ("doctor", "check what looop needs from this host"),
+    "goal": ("goal", "write, archive, list and show goals"),
+    "sensor": ("sensor", "write, list and run sensors"),
+    "playbook": ("playbook", "write and show the playbook and its history"),
+    "rules": ("rules", "check the rules against the present world"),
+    "run": ("run", "run one shell command the way a run_shell move does"),
+    "worker": ("worker", "start, kill and list workers"),
+    "kill": ("kill", "stop a worker"),
+    "claim": ("claim", "take a lease, or hold one for the length of a command"),
+    "unclaim": ("claim", "give a lease back"),
+    "claims": ("claim", "list leases and their holders"),
+    "ask": ("ask", "ask the human and wait for the answer"),
+    "answer": ("answer", "answer a worker's question"),
+    "asks": ("answer", "list open questions"),
+    "tell": ("tell", "leave a message for a worker"),
+    "told": ("tell", "read the messages left for this worker"),
+    "flag": ("flag", "put a note on a worker"),
+    "unflag": ("flag", "take the note off a worker"),
+    "events": ("events", "read looop's events back from the systemd journal"),
+    "journal": ("journal", "show the audit journal, one line a move"),
+    "log": ("log", "show a worker's transcript"),
+    "version": ("version", "print the version"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(ExitCode.USAGE)
+
+
+def load_command(verb: str) -> Command:
+    """The verb's record; a module that serves several verbs names it `command_VERB`."""
+    module = importlib.import_module(f"looop.ctl.{VERBS[verb][0]}")
+    command = getattr(module, f"command_{verb}", None) or module.command
+    assert isinstance(command, Command)
+    return command
+
+
+def make_parser(verb: str | None = None) -> Parser:
+    """The parser of one verb, or with none the top level (which knows the verbs' names and help only)."""
+    if verb is not None:
+        parser = _Parser(prog=f"looopctl {verb}", description=VERBS[verb][1], allow_abbrev=False)
+        load_command(verb).configure(parser)
+        return parser
+    parser = _Parser(
+        prog="looopctl",
+        description="Steer and watch looop, the control loop for agent-driven work.",
+        epilog="verbs:\n" + "\n".join(f"  {name:<10} {text}" for name, (_, text) in VERBS.items())
+        + "\n\n`looopctl VERB --help` says more. Manual: README.md; service: systemctl --user status looop",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"looop {__version__}")
+    parser.add_argument("verb", metavar="VERB", choices=VERBS, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    # a reader that leaves early (`looopctl events | head`) ends us quietly, as it does other tools
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not arguments or arguments[0] == "help":
+            make_parser().print_help()
+            return ExitCode.DONE
+        verb = arguments[0]
+        if verb not in VERBS:
+            make_parser().parse_args(arguments[:1])
+        args = make_parser(verb).parse_args(arguments[1:])
+    except SystemExit as end:
+        return int(end.code or 0)
+    try:
+        return load_command(verb).run(args, Context())
+    except LooopError as error:
+        report(error, as_json=bool(getattr(args, "json", False)))
+        return error.code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception as error:  # the boundary: anything else is our own fault, say so in one line
+        if os.environ.get("LOOOP_DEBUG"):
+            raise
+        print(f"looopctl: internal error: {type(error).__name__}: {error} (LOOOP_DEBUG=1 shows where)", file=sys.stderr)
+        return 70
+
+
+def report(error: LooopError, as_json: bool) -> None:
+    """An error on stderr, as words or as the JSON object scripts can tell apart."""
+    if as_json:
+        record = {"error": error.name, "message": error.message, "hint": error.hint, "exit": int(error.code)}
+        print(json.dumps(record), file=sys.stderr)
+    else:
+        print(f"looopctl: {error}", file=sys.stderr)

@@ -1,0 +1,102 @@
+"""What a verb of `looopctl` is, and what verbs share: the context, free-text bodies, output.
+
+A verb module ends in `command = Command(...)`. It may import anything below `ctl`, lazily where that is slow.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from looop.config import Config, load
+from looop.errors import UsageError
+from looop.paths import Paths
+
+Parser = argparse.ArgumentParser
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every verb is given."""
+
+    paths: Paths = field(default_factory=Paths.from_env)
+
+    @cached_property
+    def config(self) -> Config:
+        """The settings, read when first asked for. Raises UsageError."""
+        return load(self.paths)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One verb: `configure` adds its arguments, `run` does it and returns the exit code."""
+
+    configure: Callable[[Parser], object]
+    run: Callable[[argparse.Namespace, Context], int]
+
+
+def add_json(parser: Parser) -> None:
+    """The --json flag: one JSON document on stdout."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def add_body(parser: Parser, what: str) -> None:
+    """Free text as words; none, or a lone -, reads standard input."""
+    parser.add_argument("body", nargs="*", metavar="TEXT", help=f"{what}; no words or a lone - reads standard input")
+
+
+def add_journal(parser: Parser) -> None:
+    """The --journal flag of every verb that changes something."""
+    parser.add_argument("--journal", metavar="TEXT", default="", help="the line for journal.md, instead of the usual one")
+
+
+def body(words: Sequence[str]) -> str:
+    """The text of a body argument. Raises UsageError when it is empty or not UTF-8."""
+    if list(words) in ([], ["-"]):
+        try:
+            text = sys.stdin.buffer.read().decode()
+        except UnicodeDecodeError as error:
+            raise UsageError(f"cannot read standard input: not UTF-8 at byte {error.start}") from error
+    else:
+        text = " ".join(words)
+    if not text.strip():
+        raise UsageError("cannot use an empty text")
+    if "\0" in text:
+        raise UsageError("cannot use a text with a NUL character in it")
+    return text
+
+
+def print_json(value: object) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Left-aligned columns; cells lose control characters, so that nobody's text can drive the terminal."""
+    cells = [[printable(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def printable(text: str) -> str:
+    """One line of `text` without control characters."""
+    return "".join(c if c.isprintable() else " " for c in text.strip().partition("\n")[0])
+
+
+def age(seconds: float | None) -> str:
+    """A duration as one number and unit: 42s, 5m, 2h, 3d, or - when unknown."""
+    if seconds is None:
+        return "-"
+    for limit, unit, size in ((90, "s", 1), (5400, "m", 60), (172800, "h", 3600)):
+        if seconds < limit:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds // 86400)}d"
+
+
+def use_color() -> bool:
+    """True on a terminal unless NO_COLOR is set (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

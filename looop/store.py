@@ -1,0 +1,213 @@
+"""The only writer of state: atomic replace, exclusive create, locks, append.
+
+Readers see the old content or the new, never half of it. "Absent" is said only when the kernel says ENOENT;
+any other trouble is a StateError that names the file. The shim's transcript and exit record are the exception
+(it may import nothing of ours).
+"""
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import json
+import os
+import select
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from looop.errors import StateError, TryAgain
+from looop.jsonutil import JsonError, as_object
+
+_counter = itertools.count()
+
+
+def _cannot(verb: str, path: Path, error: OSError) -> StateError:
+    hint = {
+        errno.EROFS: "the file system is mounted read-only",
+        errno.ENOSPC: "free some space, then try again",
+        errno.EDQUOT: "the quota is used up",
+        errno.EACCES: f"it must be owned and writable by uid {os.getuid()}",
+        errno.EISDIR: "a folder stands where a file belongs: move it away",
+    }.get(error.errno or 0)
+    return StateError(f"cannot {verb} {path}: {error.strerror or error}", hint=hint)
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """The content, or None when there is no such file. Raises StateError for anything else."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _cannot("read", path, error) from error
+
+
+def read_text(path: Path) -> str | None:
+    """Like `read_bytes`, as UTF-8."""
+    data = read_bytes(path)
+    try:
+        return None if data is None else data.decode()
+    except UnicodeDecodeError as error:
+        raise StateError(f"cannot read {path}: not UTF-8 at byte {error.start}") from error
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in `path`, or None when there is no such file. Raises StateError when it is not one."""
+    text = read_text(path)
+    if text is None:
+        return None
+    try:
+        return as_object(json.loads(text), "content")
+    except (JsonError, json.JSONDecodeError, RecursionError) as error:
+        raise StateError(f"cannot read {path}: {error}", hint="mend it or move it away") from error
+
+
+def dump_json(obj: object) -> str:
+    """The form of every JSON file here: readable, one trailing newline, no NaN."""
+    return json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _fsync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, data: bytes, mode: int) -> Iterator[Path]:
+    """A fully written, synced sibling of `path`; removed on the way out unless it was renamed."""
+    temp = path.with_name(f".{path.name}.{os.getpid()}.{next(_counter)}.tmp")
+    try:
+        fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        with open(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(fd, mode)
+            os.fsync(fd)
+        yield temp
+    except OSError as error:
+        raise _cannot("write", path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temp.unlink()
+
+
+def write(path: Path, data: str | bytes, mode: int = 0o600) -> None:
+    """Replace `path` atomically and durably (rename(2), fsync of file and folder). Raises StateError."""
+    raw = data.encode(errors="surrogateescape") if isinstance(data, str) else data
+    with _temporary(path, raw, mode) as temp:
+        os.replace(temp, path)
+        _fsync_folder(path.parent)
+
+
+def write_json(path: Path, obj: object) -> None:
+    """`write` for a JSON object."""
+    write(path, dump_json(obj))
+
+
+def create(path: Path, data: str | bytes, mode: int = 0o600) -> bool:
+    """Publish `path` complete, only if nothing is there (link(2)); False when something is. Raises StateError."""
+    raw = data.encode(errors="surrogateescape") if isinstance(data, str) else data
+    with _temporary(path, raw, mode) as temp:
+        try:
+            os.link(temp, path, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        _fsync_folder(path.parent)
+        return True
+
+
+def remove(path: Path) -> bool:
+    """Unlink `path`; False when it was not there. Raises StateError."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _cannot("remove", path, error) from error
+    return True
+
+
+@contextlib.contextmanager
+def lock(path: Path, timeout: float = 10.0) -> Iterator[None]:
+    """Hold an exclusive flock(2) on `path` (made if missing, never unlinked). Raises TryAgain after `timeout` s.
+
+    A timeout of 0 tries once. flock(2) has no deadline, hence the retries, at most 20 ms apart.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _cannot("lock", path, error) from error
+    try:
+        deadline = time.monotonic() + timeout
+        pause = 0.0005
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TryAgain(f"cannot lock {path}: another process holds it") from error
+                select.select([], [], [], min(pause, left))
+                pause = min(pause * 2, 0.02)
+        yield
+    finally:
+        os.close(fd)
+
+
+def append_line(path: Path, text: str, max_bytes: int = 0) -> None:
+    """Append one record: line breaks become spaces, one write(2), rotated to NAME.1 past `max_bytes` (0 = never)."""
+    line = " ".join(text.splitlines()).strip() + "\n"
+    try:
+        with lock(path.with_name(f".{path.name}.lock")):
+            with contextlib.suppress(FileNotFoundError):
+                if max_bytes and path.stat().st_size > max_bytes:
+                    os.replace(path, path.with_name(path.name + ".1"))
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                data = line.encode(errors="replace")
+                size = os.fstat(fd).st_size
+                if size and os.pread(fd, 1, size - 1) != b"\n":
+                    data = b"\n" + data  # a writer that died half-way must not swallow this record
+                if os.write(fd, data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+    except OSError as error:
+        raise _cannot("append to", path, error) from error
+
+
+def names(folder: Path, suffix: str) -> list[str]:
+    """Sorted stems of the files in `folder` that end in `suffix`; hidden ones never count. Raises StateError.
+
+    A missing folder is empty; one that cannot be listed is an error, not an empty list.
+    """
+    try:
+        found = [entry.name for entry in os.scandir(folder)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _cannot("list", folder, error) from error
+    return sorted(n[: -len(suffix)] for n in found if n.endswith(suffix) and not n.startswith("."))
+
+
+def keep_history(path: Path, folder: Path, keep: int) -> None:
+    """Copy `path`, if it exists, into `folder` under a time stamp, then prune to the newest `keep` (0 = all)."""
+    data = read_bytes(path)
+    if data is None:
+        return
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for n in itertools.count():
+        name = f"{stamp}-{n:04d}{path.suffix}" if n else f"{stamp}{path.suffix}"
+        if create(folder / name, data):
+            break
+    if keep:
+        for old in names(folder, path.suffix)[:-keep]:
+            remove(folder / (old + path.suffix))
