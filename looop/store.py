@@ -12,8 +12,9 @@ import itertools
 import json
 import os
 import select
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,19 @@ def read_json(path: Path) -> dict[str, Any] | None:
         raise StateError(f"cannot read {path}: {error}", hint="mend it or move it away") from error
 
 
+def read_record(path: Path) -> dict[str, Any] | None:
+    """`read_json` for the folders that any script writes to: a link, FIFO or folder there is refused, not followed."""
+    try:
+        kind = stat.S_IFMT(path.lstat().st_mode)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _cannot("read", path, error) from error
+    if kind != stat.S_IFREG:
+        raise StateError(f"cannot read {path}: not a regular file", hint="move it away")
+    return read_json(path)
+
+
 def dump_json(obj: object) -> str:
     """The form of every JSON file here: readable, one trailing newline, no NaN."""
     return json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -78,7 +92,7 @@ def _fsync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, data: bytes, mode: int) -> Iterator[Path]:
+def _temporary(path: Path, data: bytes, mode: int, durable: bool = True) -> Iterator[Path]:
     """A fully written, synced sibling of `path`; removed on the way out unless it was renamed."""
     temp = path.with_name(f".{path.name}.{os.getpid()}.{next(_counter)}.tmp")
     try:
@@ -87,7 +101,8 @@ def _temporary(path: Path, data: bytes, mode: int) -> Iterator[Path]:
             file.write(data)
             file.flush()
             os.fchmod(fd, mode)
-            os.fsync(fd)
+            if durable:
+                os.fsync(fd)
         yield temp
     except OSError as error:
         raise _cannot("write", path, error) from error
@@ -102,6 +117,19 @@ def write(path: Path, data: str | bytes, mode: int = 0o600) -> None:
     with _temporary(path, raw, mode) as temp:
         os.replace(temp, path)
         _fsync_folder(path.parent)
+
+
+def write_changed(path: Path, data: bytes) -> bool:
+    """Replace `path` atomically if its content differs; True if it did. Raises StateError.
+
+    Not synced: for what is made anew in every beat, where a power cut costs one beat and a sync costs each one.
+    """
+    with contextlib.suppress(StateError):
+        if read_bytes(path) == data:
+            return False
+    with _temporary(path, data, 0o600, durable=False) as temp:
+        os.replace(temp, path)
+    return True
 
 
 def write_json(path: Path, obj: object) -> None:
@@ -197,16 +225,45 @@ def names(folder: Path, suffix: str) -> list[str]:
     return sorted(n[: -len(suffix)] for n in found if n.endswith(suffix) and not n.startswith("."))
 
 
+def _ledger(path: Path) -> dict[str, int]:
+    try:
+        return {stem: n for stem, n in (read_json(path) or {}).items() if isinstance(n, int)}
+    except StateError:
+        return {}  # only ids removed earlier are forgotten, and the next removal mends the file
+
+
+def next_number(stem: str, folders: Iterable[Path], ledger: Path) -> int:
+    """1 + the highest n of any STEM-n.json there is or, by `ledger`, there ever was. Raises StateError."""
+    highest = _ledger(ledger).get(stem, 0)
+    for folder in folders:
+        for name in names(folder, ".json"):
+            base, _, n = name.rpartition("-")
+            if base == stem and n.isascii() and n.isdigit():
+                highest = max(highest, int(n))
+    return highest + 1
+
+
+def retire_numbers(ledger: Path, ids: Iterable[str]) -> None:
+    """Note in `ledger` that these STEM-n ids are used up; called before their files are removed."""
+    known = _ledger(ledger)
+    before = dict(known)
+    for stem, _, n in (name.rpartition("-") for name in ids):
+        known[stem] = max(known.get(stem, 0), int(n))
+    if known != before:
+        write_json(ledger, known)
+
+
 def keep_history(path: Path, folder: Path, keep: int) -> None:
     """Copy `path`, if it exists, into `folder` under a time stamp, then prune to the newest `keep` (0 = all)."""
     data = read_bytes(path)
     if data is None:
         return
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    for n in itertools.count():
-        name = f"{stamp}-{n:04d}{path.suffix}" if n else f"{stamp}{path.suffix}"
-        if create(folder / name, data):
+    # microseconds, so that name order is time order even when the oldest are pruned within the second
+    while True:
+        moment = time.time_ns() // 1000
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(moment // 1_000_000))
+        if create(folder / f"{stamp}-{moment % 1_000_000:06d}{path.suffix}", data):
             break
     if keep:
         for old in names(folder, path.suffix)[:-keep]:

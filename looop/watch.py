@@ -1,0 +1,112 @@
+"""Sleeping until a folder changes: one inotify(7) instance, seen as a descriptor or as a blocking wait.
+
+For verbs that block (`ask`, `claim --wait`) and for the pulse. A change carries no payload: it means "look again".
+Hidden names never count, because locks and half-written files have them: closing claims/.lock is itself an
+event, and a waiter that takes that lock would wake itself for ever.
+"""
+
+import contextlib
+import os
+import select
+import struct
+import time
+from pathlib import Path
+from types import TracebackType
+
+from inotify import calls, constants
+
+from looop.errors import LooopError, StateError
+
+_EVENT = struct.Struct("iIII")  # wd, mask, cookie, len; then `len` bytes of NUL-padded name
+_CHANGED = (
+    constants.IN_CREATE | constants.IN_DELETE | constants.IN_MOVE | constants.IN_CLOSE_WRITE
+    | constants.IN_DELETE_SELF | constants.IN_MOVE_SELF
+)  # fmt: skip
+_LOST = constants.IN_IGNORED | constants.IN_MOVE_SELF
+
+
+class Watcher:
+    """Watches files and folders (not what is below them). Raises StateError for a path that is not there."""
+
+    def __init__(self, *paths: Path) -> None:
+        self._paths: dict[int, Path] = {}
+        try:
+            self._fd = int(calls.inotify_init())
+        except calls.InotifyError as error:
+            # the binding does not keep errno; EMFILE is the only failure without a cause in our own code
+            raise LooopError(
+                "cannot watch for changes: no inotify instance left",
+                hint="raise fs.inotify.max_user_instances with sysctl",
+            ) from error
+        os.set_inheritable(self._fd, False)
+        os.set_blocking(self._fd, False)
+        try:
+            for path in paths:
+                self._add(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _add(self, path: Path) -> None:
+        try:
+            wd = calls.inotify_add_watch(self._fd, os.fsencode(path), _CHANGED)
+        except calls.InotifyError as error:
+            if not os.access(path, os.R_OK):
+                raise StateError(f"cannot watch {path}: it is gone or not readable") from error
+            raise LooopError(
+                f"cannot watch {path}: no inotify watch left", hint="raise fs.inotify.max_user_watches with sysctl"
+            ) from error
+        self._paths[wd] = path
+
+    def fileno(self) -> int:
+        """Readable when something may have changed; then call `drain`."""
+        return self._fd
+
+    def drain(self) -> bool:
+        """Take every queued event; True when one of them counts. Raises StateError when a watched path went away."""
+        changed = False
+        while True:
+            try:
+                data = os.read(self._fd, 65536)
+            except BlockingIOError:
+                return changed
+            offset = 0
+            while offset < len(data):
+                wd, mask, _, length = _EVENT.unpack_from(data, offset)
+                hidden = data[offset + _EVENT.size : offset + _EVENT.size + 1] == b"." if length else False
+                offset += _EVENT.size + length
+                if wd not in self._paths and not mask & constants.IN_Q_OVERFLOW:
+                    continue
+                changed = changed or not hidden
+                if mask & _LOST:
+                    self._again(wd, mask)
+
+    def _again(self, wd: int, mask: int) -> None:
+        """Watch what now stands at the path of `wd`; a folder that was moved away would keep its watch."""
+        path = self._paths.pop(wd)
+        if mask & constants.IN_MOVE_SELF:
+            with contextlib.suppress(calls.InotifyError):
+                calls.inotify_rm_watch(self._fd, wd)
+        self._add(path)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until something changed; False when `timeout` seconds have passed first."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([self._fd], [], [], left)[0]:
+                return False
+            if self.drain():
+                return True
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> "Watcher":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,87 @@
+"""A watcher wakes for what counts, sleeps through the rest, and keeps to the path it was given."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("inotify")
+
+from looop import store
+from looop.errors import LooopError, StateError
+from looop.watch import Watcher
+
+
+def test_wakes_for_create_replace_and_remove(tmp_path: Path) -> None:
+    with Watcher(tmp_path) as watcher:
+        assert not watcher.wait(0)
+        assert store.create(tmp_path / "a.json", "1")
+        assert watcher.wait(5)
+        store.write(tmp_path / "a.json", "2")
+        assert watcher.wait(5)
+        assert store.remove(tmp_path / "a.json")
+        assert watcher.wait(5)
+        assert not watcher.wait(0)
+
+
+def test_hidden_names_and_locks_do_not_count(tmp_path: Path) -> None:
+    with Watcher(tmp_path) as watcher:
+        with store.lock(tmp_path / ".lock"):
+            (tmp_path / ".half-written").write_text("x")
+        assert not watcher.wait(0.05)
+
+
+def test_many_changes_are_one(tmp_path: Path) -> None:
+    with Watcher(tmp_path) as watcher:
+        for n in range(50):
+            (tmp_path / str(n)).touch()
+        assert watcher.drain()
+        assert not watcher.drain()
+
+
+def test_a_folder_put_in_place_of_the_watched_one_is_watched(tmp_path: Path) -> None:
+    folder = tmp_path / "asks"
+    folder.mkdir()
+    with Watcher(folder) as watcher:
+        os.mkdir(tmp_path / "new")
+        os.rename(folder, tmp_path / "old")
+        os.rename(tmp_path / "new", folder)
+        assert watcher.wait(5)
+        (folder / "x").touch()
+        assert watcher.wait(5)
+
+
+def test_a_watched_folder_that_goes_away_is_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "asks"
+    folder.mkdir()
+    with Watcher(folder) as watcher:
+        folder.rmdir()
+        with pytest.raises(StateError, match="asks"):
+            watcher.wait(5)
+
+
+def test_a_missing_path_is_named_and_nothing_leaks(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(StateError, match="missing"):
+        Watcher(tmp_path, tmp_path / "missing")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_limit_is_named(tmp_path: Path) -> None:
+    limit = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
+    if limit > 2048:
+        pytest.skip("the limit here is too high to use up")
+    held: list[Watcher] = []
+    try:
+        with pytest.raises(LooopError, match="max_user_instances"):
+            for _ in range(limit + 1):
+                held.append(Watcher(tmp_path))
+    finally:
+        for watcher in held:
+            watcher.close()
+
+
+def test_the_descriptor_is_not_inherited(tmp_path: Path) -> None:
+    with Watcher(tmp_path) as watcher:
+        assert not os.get_inheritable(watcher.fileno())
+        assert not os.get_blocking(watcher.fileno())
