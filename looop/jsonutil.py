@@ -3,6 +3,7 @@
 Every getter names the attribute and the value it refused. No I/O.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -88,3 +89,50 @@ def get_object(obj: Mapping[str, Any], key: str, default: Any = _REQUIRED) -> di
     """A JSON object."""
     value = _get(obj, key, dict, "an object", default)
     return dict(value)
+
+
+def canonical(value: object) -> str:
+    """`value` in the one spelling that equal values share: sorted keys, no blanks, one line."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise JsonError(f"the number {text[:40]} is too large")
+    return value
+
+
+def _constant(text: str) -> Any:
+    raise JsonError(f"{text} is not a JSON number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise JsonError(f"the key {_shown(key)} appears twice")
+        found[key] = value
+    return found
+
+
+def loads(text: str, unique_keys: bool = True) -> Any:
+    """Strict `json.loads`: no NaN, no overflow, no lone surrogate, no endless nesting. Raises JsonError only.
+
+    Python's own parser takes all four (RFC 8259 leaves them open), and each breaks a later write or comparison.
+    """
+    hook = _unique if unique_keys else None
+    try:
+        value = json.loads(text, parse_float=_number, parse_constant=_constant, object_pairs_hook=hook)
+        canonical(value).encode()
+    except json.JSONDecodeError as error:
+        raise JsonError(f"not JSON: {error.msg} at line {error.lineno} column {error.colno}") from error
+    except UnicodeEncodeError as error:
+        raise JsonError("half of a surrogate pair in a string") from error
+    except RecursionError as error:
+        raise JsonError("nested too deeply") from error
+    except JsonError:
+        raise
+    except ValueError as error:  # int() refuses more than 4300 digits
+        raise JsonError("a number has too many digits") from error
+    return value
