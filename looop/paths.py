@@ -162,6 +162,11 @@ class Paths:
         return self.data / ".sensors.json"
 
     @property
+    def schedule_state(self) -> Path:
+        """Which calendar instant of a schedule came last and which is next."""
+        return self.data / ".schedules.json"
+
+    @property
     def goal_activity(self) -> Path:
         return self.data / ".goal-activity.json"
 
