@@ -1,0 +1,237 @@
+"""One systemd manager, asked directly: units by pattern, jobs, properties, transient units and timers.
+
+Synchronous; every call is bounded by SYSTEMD_BUS_TIMEOUT and either answers or raises: Unavailable when nothing
+could be learned, Refused when the manager said no. Reading never loads a unit on purpose: loading one that is
+gone emits UnitNew and UnitRemoved, which would wake whoever watches. Used by looopctl and, through Live, by the
+pulse. Keeps no state but the connection.
+"""
+
+import signal as signals
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from looop.errors import Refused, TimedOut
+from looop.systemd.bus import MANAGER_PATH, Auxiliary, Bus, BusError, Properties, Scope, unit_path
+
+if TYPE_CHECKING:
+    from looop.systemd.live import Live
+
+__all__ = ["JobFailed", "Live", "Manager", "Scope", "UnitState", "exact", "usec"]
+
+_MANAGER = "org.freedesktop.systemd1.Manager"
+UNIT = "org.freedesktop.systemd1.Unit"
+_ALIVE = frozenset({"active", "activating", "deactivating", "reloading", "refreshing", "maintenance"})
+_NO_SUCH_UNIT = "org.freedesktop.systemd1.NoSuchUnit"
+_UNIT_EXISTS = "org.freedesktop.systemd1.UnitExists"
+
+
+def __getattr__(name: str) -> Any:
+    """`Live` is to be had here too, but only who asks for it pays for asyncio: `looopctl claim` must start fast."""
+    if name == "Live":
+        from looop.systemd.live import Live
+
+        return Live
+    raise AttributeError(name)
+
+
+class JobFailed(Refused):
+    """A job ended otherwise than "done"; `result` is systemd's word for how."""
+
+    def __init__(self, unit: str, result: str) -> None:
+        super().__init__(f"cannot start {unit}: its job ended as {result!r}")
+        self.unit = unit
+        self.result = result
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """What ListUnitsByPatterns says about one unit. `job` is the type of its pending job, or ""."""
+
+    name: str
+    active: str
+    sub: str
+    path: str
+    job: str = ""
+
+    @property
+    def alive(self) -> bool:
+        return self.active in _ALIVE
+
+
+def exact(unit: str) -> str:
+    """The pattern that matches this unit's name only: names of other people's units hold `\\x2d` (fnmatch(3))."""
+    return "".join("\\" + char if char in "\\*?[" else char for char in unit)
+
+
+def usec(seconds: float) -> int:
+    """Seconds as the microseconds of systemd's ...USec properties."""
+    return round(seconds * 1_000_000)
+
+
+class Manager:
+    """The user's or the system's manager. Connects at the first call and again after a failure."""
+
+    def __init__(self, scope: Scope = "user") -> None:
+        self.scope: Scope = scope
+        self._bus = Bus(scope)
+
+    def __enter__(self) -> "Manager":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Connect, unless connected. Raises Unavailable."""
+        self._bus.open()
+
+    def close(self) -> None:
+        self._bus.close()
+
+    def _call(self, method: str, signature: str = "", *args: Any) -> Any:
+        return self._bus.call(MANAGER_PATH, _MANAGER, method, signature, *args)
+
+    # -- reading
+    def list_units(self, patterns: Sequence[str]) -> dict[str, UnitState]:
+        """The loaded units whose names match one of the fnmatch patterns. Loads and emits nothing."""
+        if not patterns:
+            return {}  # to systemd no pattern means every unit
+        rows = self._call("ListUnitsByPatterns", "asas", [], list(patterns)) or []
+        return {row[0]: UnitState(row[0], row[3], row[4], row[6], row[8]) for row in rows}
+
+    def live(self, patterns: Sequence[str]) -> dict[str, str]:
+        """The matching units that are alive, each with its InvocationID ("" never: such a unit is left out)."""
+        found = {}
+        for unit in self.list_units(patterns).values():
+            invocation = self._invocation(unit) if unit.alive else ""
+            if invocation:
+                found[unit.name] = invocation
+        return found
+
+    def invocation(self, unit: str) -> str:
+        """The unit's InvocationID, "" when it is not loaded or never ran."""
+        state = self.list_units([exact(unit)]).get(unit)
+        return "" if state is None else self._invocation(state)
+
+    def _invocation(self, unit: UnitState) -> str:
+        # A unit that went since it was listed is loaded as a stub by this, which costs its watchers one more look
+        # and answers an empty id: no error (pystemd leaks on errors, so GetUnitByInvocationID is worse) and no loop.
+        return bytes(self._bus.get_property(unit.path, UNIT, "InvocationID", "ay") or b"").hex()
+
+    def get(self, unit: str, interface: str, name: str, signature: str) -> Any:
+        """A property; `interface` is "Unit", "Service", "Scope", ... Loads the unit if it is not."""
+        return self._bus.get_property(unit_path(unit), f"org.freedesktop.systemd1.{interface}", name, signature)
+
+    def job_type(self, unit: str) -> str:
+        """What the unit's pending job is: "stop", "restart", "start", ... or ""."""
+        state = self.list_units([exact(unit)]).get(unit)
+        return "" if state is None else state.job
+
+    def next_elapse(self, timer: str) -> float | None:
+        """When a timer fires next, in Unix seconds; None when it does not."""
+        state = self.list_units([exact(timer)]).get(timer)
+        if state is None or not state.alive:
+            return None
+        realtime = self.get(timer, "Timer", "NextElapseUSecRealtime", "t")
+        monotonic = self.get(timer, "Timer", "NextElapseUSecMonotonic", "t")
+        never = 2**64 - 1
+        times = [realtime / 1e6] if realtime not in (0, never) else []
+        if monotonic not in (0, never):
+            times.append(time.time() + monotonic / 1e6 - time.monotonic())
+        return min(times, default=None)
+
+    # -- changing
+    def set_properties(self, unit: str, properties: Mapping[str, Any], runtime: bool = True) -> None:
+        """Change properties of a unit, until reboot or (runtime=False) for good."""
+        self._call("SetUnitProperties", "sb", unit, runtime, Properties(properties))
+
+    def start(self, unit: str, mode: str = "replace") -> str:
+        """Queue a start; the path of its job."""
+        return str(self._call("StartUnit", "ss", unit, mode))
+
+    def restart(self, unit: str) -> str:
+        """Queue a restart; the path of its job."""
+        return str(self._call("RestartUnit", "ss", unit, "replace"))
+
+    def stop(self, unit: str) -> str:
+        """Queue a stop; the path of its job, "" when there is nothing to stop."""
+        return self._unless_gone("StopUnit", "ss", unit, "replace")
+
+    def kill(self, unit: str, signal: int = signals.SIGKILL, whom: str = "all") -> None:
+        """Signal the unit's processes; nothing happens when it is gone."""
+        self._unless_gone("KillUnit", "ssi", unit, whom, int(signal))
+
+    def reset_failed(self, unit: str) -> None:
+        """Forget that the unit failed; nothing happens when it is gone."""
+        self._unless_gone("ResetFailedUnit", "s", unit)
+
+    def unref(self, unit: str) -> None:
+        """Let go of a unit started with AddRef."""
+        self._unless_gone("UnrefUnit", "s", unit)
+
+    def _unless_gone(self, method: str, signature: str, *args: Any) -> str:
+        try:
+            return str(self._call(method, signature, *args) or "")
+        except BusError as error:
+            if error.kind in (_NO_SUCH_UNIT, "org.freedesktop.systemd1.NotReferenced"):
+                return ""
+            raise
+
+    def start_transient(
+        self, unit: str, properties: Mapping[str, Any], aux: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    ) -> str:
+        """Make a unit and queue its start; the path of its job. Raises Refused when the name is taken."""
+        try:
+            return str(self._call("StartTransientUnit", "ss", unit, "fail", Properties(properties), Auxiliary(aux)))
+        except BusError as error:
+            if error.kind == _UNIT_EXISTS:
+                raise Refused(f"cannot start {unit}: a unit of that name exists") from error
+            raise
+
+    def timer(
+        self, unit: str, *, on_active_s: float | None = None, on_calendar: str | None = None,
+        description: str = "", part_of: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Make `NAME.timer`, replacing one of that name; it starts `NAME.service`, usually a template's instance.
+
+        Give one of the two: seconds from now, or an OnCalendar= expression. One that fires once goes away then.
+        """
+        if (on_active_s is None) == (on_calendar is None):
+            raise ValueError("a timer takes either on_active_s or on_calendar")
+        properties: dict[str, Any] = {"AccuracyUSec": usec(0.2), "CollectMode": "inactive-or-failed"}
+        if on_active_s is not None:
+            properties |= {"TimersMonotonic": [("OnActiveSec", usec(on_active_s))], "RemainAfterElapse": False}
+        else:
+            properties |= {"TimersCalendar": [("OnCalendar", on_calendar)], "RemainAfterElapse": False}
+        if description:
+            properties["Description"] = description
+        if part_of:
+            properties["PartOf"] = list(part_of)
+        self.drop(unit)
+        self.start_transient(unit, properties)
+        state = self._settled(unit)
+        if not state and (on_active_s is None or on_active_s > 1):  # a shorter one may have fired by now
+            service = unit.removesuffix(".timer") + ".service"
+            raise Refused(f"cannot start {unit}: there is no {service}, or that time never comes")
+
+    def drop(self, unit: str) -> None:
+        """Stop a unit without processes (a timer), so that its name is free afterwards. Raises TimedOut."""
+        if self.list_units([exact(unit)]):
+            self.stop(unit)
+            self.reset_failed(unit)
+            self._settled(unit, gone=True)
+
+    def _settled(self, unit: str, gone: bool = False) -> bool:
+        """Ask until the unit's job is done (until it is `gone`): True if it is alive then.
+
+        Each question is a turn of the manager's loop, in which it works its job and collection queues.
+        """
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            state = self.list_units([exact(unit)]).get(unit)
+            if state is None or not (gone or state.job):
+                return state is not None and state.alive
+        raise TimedOut(f"cannot tell what became of {unit}: not settled in 5 s")
