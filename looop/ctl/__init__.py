@@ -84,6 +84,15 @@ def make_parser(verb: str | None = None) -> Parser:
     return parser
 
 
+def _parse(verb: str, words: list[str]) -> argparse.Namespace:
+    tail = load_command(verb).tail
+    end = words.index("--") if tail and "--" in words else len(words)
+    args = make_parser(verb).parse_args(words[:end])
+    if tail:
+        setattr(args, tail, words[end + 1 :])
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     # a reader that leaves early (`looopctl events | head`) ends us quietly, as it does other tools
@@ -96,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb = arguments[0]
         if verb not in VERBS:
             make_parser().parse_args(arguments[:1])
-        args = make_parser(verb).parse_args(arguments[1:])
+        args = _parse(verb, arguments[1:])
     except SystemExit as end:
         return int(end.code or 0)
     try:

@@ -32,10 +32,14 @@ class Context:
 
 @dataclass(frozen=True)
 class Command:
-    """One verb: `configure` adds its arguments, `run` does it and returns the exit code."""
+    """One verb: `configure` adds its arguments, `run` does it and returns the exit code.
+
+    With `tail` the words after the first -- are a command of the user's: they go, unparsed, into that attribute.
+    """
 
     configure: Callable[[Parser], object]
     run: Callable[[argparse.Namespace, Context], int]
+    tail: str = ""
 
 
 def add_json(parser: Parser) -> None:
