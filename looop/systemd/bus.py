@@ -6,13 +6,15 @@ module alone speaks bytes. Used by every process that talks to systemd; one thre
 holds the GIL for the length of a call. Raises Unavailable (nothing is known) or BusError (the manager said no).
 """
 
+import contextlib
 import importlib.util
 import os
+import signal
 import socket
 import struct
 import sys
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,13 +28,10 @@ _DBUS = "org.freedesktop.DBus"
 _TIMEOUT_S = 5.0
 
 # errors that say nothing about the request, only that nobody answered it
-_LOST = {
-    f"{_DBUS}.Error.{name}"
-    for name in ("NoReply", "Disconnected", "ServiceUnknown", "NameHasNoOwner", "NoServer", "Timeout", "TimedOut")
-} | {
-    f"System.Error.{name}"
-    for name in ("ECONNRESET", "ENOTCONN", "EPIPE", "ESHUTDOWN", "ETIMEDOUT", "ECONNREFUSED", "ECHILD", "EBADF", "EIO")
-}
+_LOST = frozenset(
+    "NoReply Disconnected ServiceUnknown NameHasNoOwner NoServer Timeout TimedOut IOError ConnectionRefused Interrupted"
+    " ECONNRESET ENOTCONN EPIPE ESHUTDOWN ETIMEDOUT ECHILD EBADF EINTR".split()
+)
 
 # type of every unit property we set; org.freedesktop.systemd1(5)
 _PROPERTIES = {
@@ -64,8 +63,25 @@ _SIGNALS = (
 )
 
 
+# systemd 252's sd-bus fails a call whose wait a signal handler interrupts, and the answer is lost
+_HELD = (
+    signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2,
+    signal.SIGWINCH, signal.SIGCONT,
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold signals back for the length of one call."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class BusError(Refused):
-    """The manager answered with an error; `kind` is its D-Bus name."""
+    """The manager answered with an error; `kind` is the last part of its D-Bus name, such as "NoSuchUnit"."""
 
     def __init__(self, message: str, kind: str) -> None:
         super().__init__(message)
@@ -284,8 +300,9 @@ class Bus:
         reach(self.scope)
         bus = library.DBusAddress(f"unix:path={address(self.scope)}".encode(), False)
         try:
-            bus.open()
-            bus.get_unique_name()
+            with _undisturbed():
+                bus.open()
+                bus.get_unique_name()
         except _failures() as error:
             bus.close()  # also after a failed open: else descriptor and connection leak
             raise self._translated(error, "connect") from error
@@ -305,17 +322,18 @@ class Bus:
         self.open()
         names = (destination.encode(), path.encode(), interface.encode(), method.encode())
         try:
-            return _decode(self._bus.call_method(*names, flat).body)
+            with _undisturbed():
+                return _decode(self._bus.call_method(*names, flat).body)
         except _failures() as error:
             raise self._translated(error, method) from error
 
     def get_property(self, path: str, interface: str, name: str, signature: str) -> Any:
         """Read one property. Raises Unavailable or BusError."""
+        names = (SYSTEMD.encode(), path.encode(), interface.encode(), name.encode())
         self.open()
         try:
-            value = self._bus.get_property(
-                SYSTEMD.encode(), path.encode(), interface.encode(), name.encode(), signature.encode()
-            )
+            with _undisturbed():
+                value = self._bus.get_property(*names, signature.encode())
         except _failures() as error:
             raise self._translated(error, name) from error
         return {} if signature == "a{sv}" and value == [] else _decode(value)
@@ -361,9 +379,11 @@ class Bus:
         return found
 
     def _translated(self, error: Exception, what: str) -> Unavailable | BusError:
-        kind = _decode(getattr(error, "err_name", "") or "")
+        # an error that pystemd has a class for carries no name, there the class is named after it
+        kind = _decode(getattr(error, "err_name", "")).rpartition(".")[2]
+        kind = kind or type(error).__name__.removeprefix("DBus").removesuffix("Error")
         text = _decode(getattr(error, "err_message", "") or str(error))
-        if isinstance(error, SystemError) or not kind or kind in _LOST:
+        if isinstance(error, SystemError) or kind in _LOST:
             self.close()
             return _unreachable(self.scope, f"{what}: {text}")
         return BusError(f"cannot {what}: {text}", kind)

@@ -86,7 +86,7 @@ class Live(Manager):
         try:
             self._signals.call(MANAGER_PATH, "org.freedesktop.systemd1.Manager", "Subscribe")
         except BusError as error:
-            if error.kind != "org.freedesktop.systemd1.AlreadySubscribed":
+            if error.kind != "AlreadySubscribed":
                 raise
 
     def _unlisten(self, why: str) -> None:

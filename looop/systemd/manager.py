@@ -24,8 +24,6 @@ __all__ = ["JobFailed", "Live", "Manager", "Scope", "UnitState", "exact", "usec"
 _MANAGER = "org.freedesktop.systemd1.Manager"
 UNIT = "org.freedesktop.systemd1.Unit"
 _ALIVE = frozenset({"active", "activating", "deactivating", "reloading", "refreshing", "maintenance"})
-_NO_SUCH_UNIT = "org.freedesktop.systemd1.NoSuchUnit"
-_UNIT_EXISTS = "org.freedesktop.systemd1.UnitExists"
 
 
 def __getattr__(name: str) -> Any:
@@ -176,7 +174,7 @@ class Manager:
         try:
             return str(self._call(method, signature, *args) or "")
         except BusError as error:
-            if error.kind in (_NO_SUCH_UNIT, "org.freedesktop.systemd1.NotReferenced"):
+            if error.kind in ("NoSuchUnit", "NotReferenced"):
                 return ""
             raise
 
@@ -187,7 +185,7 @@ class Manager:
         try:
             return str(self._call("StartTransientUnit", "ss", unit, "fail", Properties(properties), Auxiliary(aux)))
         except BusError as error:
-            if error.kind == _UNIT_EXISTS:
+            if error.kind == "UnitExists":
                 raise Refused(f"cannot start {unit}: a unit of that name exists") from error
             raise
 
