@@ -213,10 +213,9 @@ def _or_null(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _branch(kind: type[Move]) -> dict[str, Any]:
+    schemas = {f.name: f.metadata["schema"] for f in fields(kind)}
     required = [f.name for f in fields(kind) if f.default is MISSING]
-    properties = {
-        f.name: dict(f.metadata["schema"]) if f.name in required else _or_null(f.metadata["schema"]) for f in fields(kind)
-    }
+    properties = {name: dict(s) if name in required else _or_null(s) for name, s in schemas.items()}
     branch: dict[str, Any] = {
         "title": kind.action,
         "description": (kind.__doc__ or "").strip(),
@@ -329,7 +328,7 @@ def _explain(error: Any, value: dict[str, Any]) -> Iterator[str]:
 
 def _field(name: str, value: Any) -> Any:
     if name == "limits":
-        return Limits(**{key: _bytes(value[key]) for key in ("memory_max", "tasks_max", "runtime_max") if value.get(key)})
+        return Limits(**{f.name: _bytes(value[f.name]) for f in fields(Limits) if value.get(f.name)})
     if name in ("in_s", "every_s"):
         return int(value)  # JSON Schema counts 60.0 as an integer
     return value.strip() if name == "calendar" else value

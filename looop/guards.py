@@ -23,7 +23,7 @@ KEPT = 256  # worlds and error characters remembered are bounded; the counts are
 
 @dataclass(frozen=True)
 class Verdict:
-    """May the beat go on? `event` names what to log, "" for nothing; `retry_in_s` is None when waiting will not help."""
+    """May the beat go on? `event` names what to log, "" for nothing; `retry_in_s` is None when waiting is no help."""
 
     allow: bool
     reason: str = ""

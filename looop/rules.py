@@ -10,7 +10,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -292,7 +292,7 @@ def parse(text: str, source: str = "rules.toml") -> tuple[Rule, ...]:
 
 
 def _rule(table: Mapping[str, Any]) -> Rule:
-    return Rule(**{"when": "`true`", **table})
+    return Rule(**dict({"when": "`true`"}, **table))
 
 
 def _rule_faults(table: Mapping[str, Any]) -> Iterator[str]:

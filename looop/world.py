@@ -7,9 +7,9 @@ Only policy texts and the `signal` half of a reading feed the hash; `detail` inf
 import difflib
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 from looop.clock import Stamp
 from looop.jsonutil import JsonError, JsonValue, as_object, canonical, loads
@@ -27,6 +27,11 @@ ITEM_CHARS = 16384
 def digest(data: bytes) -> str:
     """32 hex digits that stand for `data`."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _digest(pairs: list[tuple[str, str]]) -> str:
+    # file names that are not UTF-8 reach us with surrogates in them (PEP 383)
+    return digest(canonical(pairs).encode(errors="surrogateescape"))
 
 
 @dataclass(frozen=True)
@@ -106,16 +111,20 @@ class World:
     @cached_property
     def hash(self) -> str:
         """32 hex digits, equal exactly for equal items (JSON of the sorted pairs is injective)."""
-        return digest(canonical(sorted(self.items.items())).encode())
+        return _digest(sorted(self.items.items()))
 
     @cached_property
     def policy_hash(self) -> str:
         """Like `hash`, over what the human steers with: the playbook and the goals."""
-        return digest(canonical(sorted((name, p.digest) for name, p in self.policies.items())).encode())
+        return _digest(sorted((name, text.digest) for name, text in self.policies.items()))
+
+
+# item name -> value, and "text:ITEM" -> policy text; kept with the committed hash for the next WHAT CHANGED
+Baseline: TypeAlias = Mapping[str, str]
 
 
 def baseline(world: World) -> dict[str, str]:
-    """What the next diff compares with: the items, and as "text:ITEM" the policy texts of a sane size."""
+    """What the next diff compares with: the items, and the policy texts of a sane size."""
     found = dict(world.items)
     room = TEXTS_CHARS
     for name, text in world.policies.items():
@@ -130,7 +139,7 @@ def clip(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
 
-def diff(before: Mapping[str, str] | None, after: Mapping[str, str]) -> tuple[str, ...] | None:
+def diff(before: Baseline | None, after: Baseline) -> tuple[str, ...] | None:
     """WHAT CHANGED between two baselines, one line each; () when nothing did, None without an earlier one."""
     if before is None:
         return None
@@ -141,7 +150,7 @@ def diff(before: Mapping[str, str] | None, after: Mapping[str, str]) -> tuple[st
     return tuple(lines)
 
 
-def _item_diff(name: str, before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str]:
+def _item_diff(name: str, before: Baseline, after: Baseline) -> Iterator[str]:
     old, new = before.get(name), after.get(name)
     old_text, new_text = before.get(TEXT + name), after.get(TEXT + name)
     if old == new:
@@ -227,7 +236,7 @@ class Context:
     flapping: tuple[str, ...] = ()
     fairness: str = ""
     forced: str = ""
-    unknown: tuple[str, ...] = field(default=())
+    unknown: tuple[str, ...] = ()
 
 
 def to_json(world: World, context: Context) -> dict[str, Any]:
