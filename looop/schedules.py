@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from looop import store
 from looop.clock import Stamp
-from looop.errors import LooopError, Refused, StateError, UsageError
+from looop.errors import LooopError, StateError, UsageError
 from looop.jsonutil import JsonError, get_bool, get_num, get_str
 from looop.paths import Paths, safe_name
 
@@ -24,8 +24,6 @@ LONGEST = 10 * 366 * 86400
 SHORTEST_PERIOD = 60
 ACCURACY_USEC = 1_000_000  # a timer's own default is a minute
 LATE = 120.0  # past this an instant counts as missed
-_UNIT_INTERFACE = "org.freedesktop.systemd1.Unit"
-_TIMER_INTERFACE = "org.freedesktop.systemd1.Timer"
 
 
 class Live(Protocol):
@@ -34,7 +32,8 @@ class Live(Protocol):
     def list_units(self, patterns: Sequence[str]) -> Mapping[str, Any]: ...
     def get(self, unit: str, interface: str, name: str, signature: str) -> Any: ...
     def stop(self, unit: str) -> str: ...
-    async def run_job(self, job: str, unit: str, timeout: float) -> str: ...
+    def drop(self, unit: str) -> None: ...
+    def next_elapse(self, timer: str) -> float | None: ...
     async def start_transient_wait(self, unit: str, properties: Mapping[str, Any]) -> None: ...
 
 
@@ -211,11 +210,18 @@ async def arm(live: Live, paths: Paths, now: Stamp) -> list[str]:
         return [f"cannot arm the schedules: {error}"]
     problems = [f"cannot arm schedule {name}: {record}" for name, record in known.items() if isinstance(record, str)]
     usable = {name: record for name, record in known.items() if isinstance(record, Record)}
-    for unit in sorted(there - {timer(name) for name in usable}):
-        problems += await _attempt(_stop(live, unit), unit)
     for name, record in usable.items():
-        problems += await _attempt(_agree(live, name, record, timer(name) in there, now), name)
-    return problems + _note(live, paths, usable, now)
+        try:
+            await _agree(live, name, record, timer(name) in there, now)
+        except LooopError as error:
+            problems.append(f"cannot arm schedule {name}: {error}")
+    try:
+        for unit in sorted(there - {timer(name) for name in usable}):
+            live.stop(unit)
+        _note(live, paths, usable, now)
+    except LooopError as error:
+        problems.append(f"cannot keep the schedules: {error}")
+    return problems
 
 
 async def arm_one(live: Live, paths: Paths, name: str, now: Stamp) -> str:
@@ -232,8 +238,7 @@ async def arm_one(live: Live, paths: Paths, name: str, now: Stamp) -> str:
 
 def disarm(live: Live, name: str) -> None:
     """Stop the timer, if there is one."""
-    if live.list_units([timer(safe_name("a schedule", name))]):
-        live.stop(timer(name))
+    live.stop(timer(safe_name("a schedule", name)))
 
 
 async def nudge(live: Live, seconds: float) -> str:
@@ -253,27 +258,15 @@ def _properties(description: str) -> dict[str, Any]:
     }
 
 
-async def _attempt(step: Any, what: str) -> list[str]:
-    try:
-        await step
-    except LooopError as error:
-        return [f"cannot arm schedule {what}: {error}"]
-    return []
-
-
-async def _stop(live: Live, unit: str) -> None:
-    await live.run_job(live.stop(unit), unit, 10.0)
-
-
 async def _agree(live: Live, name: str, record: Record, there: bool, now: Stamp) -> None:
     """One timer: kept when it says the same (its description tells), else made anew."""
     unit = timer(name)
     expression = record.expression(now)
     description = f"looop schedule {name}: {expression}"
     if there:
-        if expression and live.get(unit, _UNIT_INTERFACE, "Description", "s") == description:
+        if expression and live.get(unit, "Unit", "Description", "s") == description:
             return
-        await _stop(live, unit)
+        live.drop(unit)
     if not expression:
         return
     properties = _properties(description) | {
@@ -283,25 +276,13 @@ async def _agree(live: Live, name: str, record: Record, there: bool, now: Stamp)
     await live.start_transient_wait(unit, properties)
 
 
-def _note(live: Live, paths: Paths, usable: Mapping[str, Record], now: Stamp) -> list[str]:
+def _note(live: Live, paths: Paths, usable: Mapping[str, Record], now: Stamp) -> None:
     """Remember, for each calendar, the instant that came last and the one systemd announces next."""
     before = _entries(paths)
     after: dict[str, dict[str, Any]] = {}
-    try:
-        for name, record in usable.items():
-            if record.calendar:
-                fired = _advance(record, before.get(name, {}), now)
-                after[name] = {"calendar": record.calendar, "next": _announced(live, name), "fired": fired}
-        if after != before:
-            store.write_json(paths.schedule_state, after)
-    except LooopError as error:
-        return [f"cannot note the schedules: {error}"]
-    return []
-
-
-def _announced(live: Live, name: str) -> float | None:
-    try:
-        usec = live.get(timer(name), _TIMER_INTERFACE, "NextElapseUSecRealtime", "t")
-    except Refused:
-        return None  # not armed
-    return usec / 1_000_000 if 0 < usec < 2**63 else None
+    for name, record in usable.items():
+        if record.calendar:
+            fired = _advance(record, before.get(name, {}), now)
+            after[name] = {"calendar": record.calendar, "next": live.next_elapse(timer(name)), "fired": fired}
+    if after != before:
+        store.write_json(paths.schedule_state, after)
