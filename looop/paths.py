@@ -167,6 +167,10 @@ class Paths:
         return self.data / ".schedules.json"
 
     @property
+    def nudges(self) -> Path:
+        return self.data / ".nudges.json"
+
+    @property
     def goal_activity(self) -> Path:
         return self.data / ".goal-activity.json"
 

@@ -160,6 +160,20 @@ def remove(path: Path) -> bool:
     return True
 
 
+def set_aside(path: Path) -> Path | None:
+    """Move what cannot be used to NAME.broken (replacing an earlier one); None when nothing was there."""
+    aside = path.with_name(path.name + ".broken")
+    try:
+        if aside.is_dir() and not aside.is_symlink():
+            os.replace(aside, path.with_name(f"{aside.name}.{time.time_ns()}"))
+        os.replace(path, aside)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _cannot("move away", path, error) from error
+    return aside
+
+
 @contextlib.contextmanager
 def lock(path: Path, timeout: float = 10.0) -> Iterator[None]:
     """Hold an exclusive flock(2) on `path` (made if missing, never unlinked). Raises TryAgain after `timeout` s.

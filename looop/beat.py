@@ -1,0 +1,450 @@
+"""One beat: housekeep, sense, view, guards, decide, execute, commit. One coroutine, no loop, no clock, no signals.
+
+The pulse calls it with everything it needs as arguments. It re-reads the whole world every time; nothing is
+carried over but files. Whatever it cannot learn (a fleet systemd cannot list) stops it before it acts.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from looop import commit, decide, execute, guards, mailbox, policy, probes, prompt, rules, runs, schedules, sensors
+from looop import audit, claims, nudges, store, tells, verify, view
+from looop.actions import Decision, Noop, RunShell, summary, to_json, word
+from looop.clock import Stamp
+from looop.config import Config
+from looop.environment import environment
+from looop.errors import LooopError, StateError, TryAgain, Unavailable
+from looop.jsonutil import JsonError
+from looop.paths import Paths
+from looop.sessions import fleet
+from looop.systemd import journal
+from looop.systemd.live import Live
+from looop.systemd.manager import Manager
+from looop.world import Baseline, Context, World, baseline, to_json as world_json
+
+STEP = 30.0  # seconds any step without a deadline of its own may take before the watchdog is no longer fed
+SHELL_FOLLOW_UP = 5  # seconds after a run_shell move in which its output gets read
+VERIFY_AGAIN = 15
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a beat works with. `confined`: commands may be run here. `allow`: the next step may take so long."""
+
+    live: Live
+    system: Manager
+    paths: Paths
+    config: Config
+    clock: Callable[[], Stamp]
+    confined: bool
+    allow: Callable[[float], None]
+    status: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How the beat ended. `again` is the reason for which the next beat, due at once, must decide; "" for none."""
+
+    acted: bool
+    text: str
+    again: str = ""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The world as this beat sensed it, and what came of the last decision."""
+
+    world: World
+    committed: Baseline | None
+    state: guards.GuardState
+    forced: str
+    sessions: list[fleet.Session]
+    judge: claims.Judge
+
+
+async def beat(s: Services, number: int, forced: str) -> Result:
+    """Run one beat. Raises LooopError when it could not be run to its end; nothing is committed then."""
+    journal.emit("tick_start")
+    s.allow(STEP)
+    s.status(f"beat {number}: housekeeping")
+    try:
+        sessions, judge = await housekeep(s)
+    except Unavailable as error:
+        for name in ("sessions", "claims", "asks"):
+            probes.publish_unknown(s.paths, name)
+        journal.emit("fleet_unknown", text=str(error))
+        return Result(False, f"idle: {error.message}; acting on nothing", forced)
+    s.status(f"beat {number}: sensing")
+    await sense(s, sessions, judge)
+    seen = look(s, sessions, judge, forced)
+    if seen is None:
+        return Result(False, "idle: the committed world cannot be read; see `looopctl events`", forced)
+    due = nudges.due(s.paths, s.clock())
+    if due and not forced:
+        seen = Seen(seen.world, seen.committed, seen.state, "a follow-up is due", sessions, judge)
+    idle = await gates(s, seen)
+    if idle:
+        return Result(False, f"idle: {idle}; {fleet_text(sessions)}")
+    s.allow(STEP)
+    return await move(s, number, seen, due)
+
+
+# -- housekeep
+
+
+async def housekeep(s: Services) -> tuple[list[fleet.Session], claims.Judge]:
+    """Reap claims, judge ended workers, prune; returns the fleet. Raises Unavailable when it cannot be known."""
+    paths, config, now = s.paths, s.config, s.clock()
+    try:
+        claims.reap(paths, claims.snapshot(s.live, s.system), timeout=1.0)
+    except (StateError, TryAgain) as error:
+        journal.emit("claim_reap_skipped", text=str(error))
+    judge = claims.judge(s.live, s.system)
+    live = s.live.live([fleet.unit_name("*")])
+    waiting = mailbox.waiting(paths, judge, now.wall)
+    sessions = fleet.read(paths, config, live, now, waiting, await fleet.probe(paths, live))
+    for session in sessions:
+        if not session.alive:
+            fleet.close(paths, session, s.live.results.get(session.invocation, ""), now)
+    if s.confined:
+        s.allow(STEP + (config.verify_timeout or 600))
+        if await verify.settle(s.live, paths, config, sessions, now):
+            await nudge(s, VERIFY_AGAIN)
+        sessions = fleet.read(paths, config, live, now, waiting, await fleet.probe(paths, live))
+    for problem in prune(s, live, judge):
+        journal.emit("state_degraded", text=problem)
+    return sessions, judge
+
+
+def prune(s: Services, live: dict[str, str], judge: claims.Judge) -> list[str]:
+    """Retention, each part on its own: one bad folder must not stop the others."""
+    paths, config, now = s.paths, s.config, s.clock()
+    parts: list[Callable[[], Any]] = [
+        lambda: fleet.prune(paths, config, live, now),
+        lambda: mailbox.prune(paths, config.answered_ttl, now.wall),
+        lambda: tells.drop_stale(paths, judge, now.wall),
+        lambda: tells.prune(paths, config.answered_ttl, now.wall),
+        lambda: runs.prune(paths, config.runs_keep),
+    ]
+    problems = []
+    for part in parts:
+        try:
+            part()
+        except (StateError, TryAgain) as error:
+            problems.append(str(error))
+    return problems
+
+
+# -- sense
+
+
+async def sense(s: Services, sessions: list[fleet.Session], judge: claims.Judge) -> None:
+    """Run the sensors that are due and publish the five probes."""
+    paths, config, now = s.paths, s.config, s.clock()
+    if s.confined:
+        s.allow(STEP + (config.sensor_timeout or sensors.LONGEST) * 64)
+        sensed = await sensors.sense(s.live, paths, config, environment(paths, config), now, wait=0)
+        for result in sensed.results:
+            if result.reason:
+                journal.emit("sensor_failed", sensor=result.name, text=f"{result.name}: {result.message}")
+        for problem in sensed.problems:
+            journal.emit("sense_degraded", text=problem)
+    else:
+        journal.emit("sandbox_missing", text="sensors are not run")
+    s.allow(STEP)
+    probes.publish(paths, "sessions", probes.sessions(x.to_json() for x in sessions))
+    listed = [{"name": c.name, "broken": c.broken} if c.broken else c.to_json() for c in claims.listing(paths)]
+    probes.publish(paths, "claims", probes.claims(listed, now))
+    probes.publish(
+        paths, "goals", probes.goals(store.names(paths.goals, ".md"), activity(paths), now)
+    )
+    probes.publish(paths, "schedules", probes.schedules(schedules.readings(paths, now)))
+    asks = [
+        {"id": a.id, "worker": a.worker, "ts": a.ts, "state": mailbox.state(a, judge)}
+        for a in mailbox.pending(paths)
+    ]
+    probes.publish(paths, "asks", probes.asks(asks, now))
+    journal.emit("sense_done")
+
+
+def activity(paths: Paths) -> dict[str, float]:
+    """When goals were last acted for; a damaged ledger is advice lost, nothing more."""
+    try:
+        return policy.activity(paths)
+    except StateError as error:
+        journal.emit("state_degraded", text=str(error))
+        return {}
+
+
+# -- view and guards
+
+
+def look(s: Services, sessions: list[fleet.Session], judge: claims.Judge, forced: str) -> Seen | None:
+    """One read of the world, the guards' state with this beat's readings counted in; None = fail closed."""
+    world = view.world(s.paths)
+    try:
+        committed = commit.read(s.paths)
+    except StateError as error:
+        journal.emit("guard_degraded", text=f"{error}; a fresh baseline is laid")
+        commit.save(s.paths, baseline(world))
+        forced = forced or "the committed world could not be read"
+        committed = None
+    state = guard_state(s, world)
+    state, crossed = guards.record_items(state, world.items, s.config.flap_streak)
+    for name in crossed:
+        journal.emit("sensor_flapping", sensor=name, text=name)
+    save_guards(s.paths, state)
+    return Seen(world, committed, state, forced, sessions, judge)
+
+
+def guard_state(s: Services, world: World) -> guards.GuardState:
+    """The state of the guards; a corrupt one fails closed, says so once, and is replaced."""
+    now = s.clock()
+    try:
+        obj = store.read_json(s.paths.guards)
+        return guards.GuardState() if obj is None else guards.GuardState.from_json(obj, now)
+    except (StateError, JsonError) as error:
+        journal.emit("guard_degraded", text=f"{s.paths.guards}: {error}; waiting as after four failures")
+        state = guards.degraded(now, world.policy_hash)
+        store.set_aside(s.paths.guards)
+        save_guards(s.paths, state)
+        return state
+
+
+def save_guards(paths: Paths, state: guards.GuardState) -> None:
+    store.write_changed(paths.guards, store.dump_json(state.to_json()).encode())
+
+
+async def gates(s: Services, seen: Seen) -> str:
+    """Why not to decide now, "" when nothing stands in the way."""
+    world, state, now = seen.world, seen.state, s.clock()
+    aged = guards.revisit(state, world.hash, s.config.noop_ttl, now)
+    if aged:
+        journal.emit("noop_revisit", text=aged)
+    committed = seen.committed.hash if seen.committed else ""
+    for verdict in (
+        guards.skip(world.hash, committed, seen.forced or aged),
+        guards.backoff(state, world.hash, world.policy_hash, now),
+    ):
+        if verdict.event:
+            journal.emit(verdict.event, text=text_of(verdict))
+        if not verdict.allow:
+            if verdict.retry_in_s:
+                await nudge(s, verdict.retry_in_s, nudges.RETRY)
+            return text_of(verdict)
+    return ""
+
+
+def text_of(verdict: guards.Verdict) -> str:
+    retry = f", next try in {verdict.retry_in_s} s" if verdict.retry_in_s else ""
+    return verdict.reason + retry
+
+
+async def purse(s: Services, state: guards.GuardState) -> str:
+    """Why a decider run may not be paid for now, "" when it may."""
+    now = s.clock()
+    local = time.localtime(now.wall)
+    midnight = time.mktime((local.tm_year, local.tm_mon, local.tm_mday, 0, 0, 0, 0, 0, -1))
+    tomorrow = time.mktime((local.tm_year, local.tm_mon, local.tm_mday + 1, 0, 0, 0, 0, 0, -1))
+    spent = guards.spent_since(runs.ledger(s.paths), midnight)
+    for verdict in (
+        guards.hourly(state, s.config.max_decides_per_hour, now),
+        guards.money(state, spent, s.config.max_daily_usd, s.config.decider_command, int(tomorrow - now.wall)),
+    ):
+        if not verdict.allow:
+            journal.emit(verdict.event, text=text_of(verdict))
+            if verdict.retry_in_s:
+                await nudge(s, verdict.retry_in_s, nudges.RETRY)
+            return text_of(verdict)
+    return ""
+
+
+# -- decide
+
+
+async def move(s: Services, number: int, seen: Seen, due: list[str]) -> Result:
+    """Decide on the world and carry the decision out: rules first, then the configured command."""
+    config = s.config
+    if config.decide == "off":
+        return Result(False, f"idle: somebody else decides (decide = off); {fleet_text(seen.sessions)}")
+    now = s.clock()
+    told = view.context(
+        s.paths, config, seen.world, seen.committed, seen.state, seen.judge, now, seen.forced
+    )
+    found, more = match_rules(s, seen, told)
+    if found:
+        nudges.done(s.paths, due)
+        return await by_rule(s, number, seen, told, found, more)
+    if not config.decider_command:
+        nudges.done(s.paths, due)
+        commit.save(s.paths, baseline(seen.world))
+        return Result(False, f"idle: no rule matches; {fleet_text(seen.sessions)}")
+    closed = "" if s.confined else "this host cannot confine a decider (looopctl doctor)"
+    closed = closed or await purse(s, seen.state)
+    if closed:
+        return Result(False, f"idle: {closed}; {fleet_text(seen.sessions)}")
+    nudges.done(s.paths, due)
+    return await by_command(s, number, seen, told)
+
+
+def match_rules(s: Services, seen: Seen, told: Context) -> tuple[rules.Match | None, bool]:
+    """The first rule that applies. A broken rules.toml is reported and matches nothing."""
+    try:
+        text = store.read_text(s.paths.rules)
+        if text is None:
+            return None, False
+        fired = commit.fired(s.paths)
+        found = rules.evaluate(rules.parse(text, str(s.paths.rules)), world_json(seen.world, told), fired, s.clock())
+    except LooopError as error:
+        journal.emit("rule_broken", text=str(error))
+        return None, False
+    for problem in found.problems:
+        journal.emit("rule_broken", text=problem)
+    if found.fired != fired:
+        store.write_json(s.paths.rule_ledger, found.fired.to_json())
+    return found.match, found.more
+
+
+async def by_rule(s: Services, number: int, seen: Seen, told: Context, found: rules.Match, more: bool) -> Result:
+    """Carry out what a rule decided."""
+    run = runs.new(s.paths, s.clock())
+    store.write_json(runs.folder(s.paths, run) / "world.json", world_json(seen.world, told))
+    commit.stage(s.paths, run, baseline(seen.world))
+    record = intend(s, seen, run, "rules", found.decision, found.rule, found.key)
+    commit.fire(s.paths, found.rule, found.key, run, s.clock())
+    result = await carry_out(s, number, seen, record, found.decision)
+    if not result.again and more:
+        return Result(result.acted, result.text, "another rule matches")
+    return result
+
+
+async def by_command(s: Services, number: int, seen: Seen, told: Context) -> Result:
+    """Run the decider and carry out its move."""
+    paths, config = s.paths, s.config
+    run = runs.new(paths, s.clock())
+    data = world_json(seen.world, told)
+    text = prompt.build(seen.world, told, config.prompt_max_bytes)
+    decide.prepare(paths, config, run, text, data)
+    commit.stage(paths, run, baseline(seen.world))
+    record = runs.save(paths, runs.Record(run, "deciding", "decider", s.clock(), seen.world.hash))
+    state = guards.record_attempt(seen.state, s.clock())
+    save_guards(paths, state)
+    journal.emit("decide_start", run=run, text=run)
+    s.status(f"beat {number}: deciding ({run})")
+    s.allow(STEP + (config.decider_timeout or 7 * 86400))
+    decision, error = await ask_decider(s, run)
+    s.allow(STEP)
+    cost = decide.price(paths, config, run, decision, s.clock())
+    state = guards.record_cost(state, cost, config.decider_command)
+    seen = Seen(seen.world, seen.committed, state, seen.forced, seen.sessions, seen.judge)
+    save_guards(paths, state)
+    if decision is None:
+        return await failed(s, seen, record, str(error), "tick.failed")
+    told_all(paths, told)
+    record = intend(s, seen, run, "decider", decision)
+    return await carry_out(s, number, seen, record, decision, cost)
+
+
+async def ask_decider(s: Services, run: str) -> tuple[Decision | None, LooopError | None]:
+    try:
+        return await decide.command(s.live, s.paths, s.config, run, environment(s.paths, s.config, s.config.decider_env)), None
+    except LooopError as error:
+        return None, error
+
+
+def told_all(paths: Paths, told: Context) -> None:
+    """This decision has seen the last shell output and the interrupted moves: the next need not."""
+    store.remove(paths.data / ".last-shell.json")
+    for cut in told.interrupted:
+        record = runs.load(paths, cut.run)
+        if record:
+            runs.advance(paths, record, record.state, seen=True)
+
+
+# -- execute and commit
+
+
+def intend(
+    s: Services, seen: Seen, run: str, source: str, decision: Decision, rule: str = "", key: str = ""
+) -> runs.Record:
+    """The durable word that this move is about to be carried out."""
+    return runs.save(
+        s.paths,
+        runs.Record(
+            run,
+            "intended",
+            source,
+            s.clock(),
+            seen.world.hash,
+            to_json(decision.move),
+            decision.journal or summary(decision.move),
+            rule,
+            key,
+        ),
+    )
+
+
+async def carry_out(
+    s: Services, number: int, seen: Seen, record: runs.Record, decision: Decision, cost: float | None = None
+) -> Result:
+    """Execute, journal, commit: in this order, each step durable before the next."""
+    paths, config = s.paths, s.config
+    kind = word(decision.move)
+    s.status(f"beat {number}: {summary(decision.move)}")
+    s.allow(STEP * 3 + (config.shell_timeout or 7 * 86400 if isinstance(decision.move, RunShell) else 0))
+    hands = execute.Hands(s.live, paths, config, s.clock(), record.run, record.source, s.confined)
+    try:
+        done = await execute.execute(hands, decision.move)
+    except LooopError as error:
+        return await failed(s, seen, record, f"{summary(decision.move)}: {error}", "move.failed")
+    s.allow(STEP)
+    record = runs.advance(paths, record, "executed", summary=done)
+    audit.line(paths, config, record.journal, record.run, s.clock())
+    noop = isinstance(decision.move, Noop)
+    save_guards(paths, guards.record_success(seen.state, seen.world.hash, noop, s.clock()))
+    commit.commit(paths, record.run)
+    runs.advance(paths, record, "committed")
+    journal.emit("decided", run=record.run, action=kind, cost_usd=cost, text=f"{kind}: {record.journal}")
+    follow_up = decision.next_interval_s
+    if follow_up is None and isinstance(decision.move, RunShell):
+        follow_up = SHELL_FOLLOW_UP
+    if follow_up is not None:
+        await nudge(s, min(max(5, follow_up), max(5, config.max_next_interval)))
+    return Result(not noop, f"{done} ({record.run}); {fleet_text(seen.sessions)}")
+
+
+async def failed(s: Services, seen: Seen, record: runs.Record, error: str, code: str) -> Result:
+    """Note the failure where the human, the next decision and the guards find it. Nothing is committed."""
+    paths, world = s.paths, seen.world
+    journaled = record.state == "intended"
+    record = runs.advance(paths, record, "failed", error=error)
+    if journaled:
+        audit.line(paths, s.config, f"FAILED {error}", record.run, s.clock())
+        if record.rule:
+            commit.release_rule(paths, record.run)
+    state = guards.record_failure(
+        seen.state, record.run, code, error, world.hash, world.policy_hash, s.clock()
+    )
+    save_guards(paths, state)
+    journal.emit("tick_failed", run=record.run, fails=state.total, text=error)
+    verdict = guards.backoff(state, world.hash, world.policy_hash, s.clock())
+    if verdict.retry_in_s:
+        await nudge(s, verdict.retry_in_s, nudges.RETRY)
+    return Result(False, f"failed: {error[:120]}; {text_of(verdict)}", "")
+
+
+async def nudge(s: Services, seconds: int, name: str = "") -> None:
+    """Ask for a beat that decides in `seconds`; trouble with it costs at most one beat of the timer."""
+    try:
+        await nudges.arm(s.live, s.paths, seconds, s.clock(), name)
+    except LooopError as error:
+        journal.emit("state_degraded", text=f"cannot arm a follow-up: {error}")
+
+
+def fleet_text(sessions: list[fleet.Session]) -> str:
+    """The fleet in a few words, for the status line."""
+    alive = [x for x in sessions if x.alive]
+    asking = sum(x.health == "waiting-ask" for x in alive)
+    return f"{len(alive)} worker{'s' if len(alive) != 1 else ''}" + (f", {asking} waiting for an answer" if asking else "")

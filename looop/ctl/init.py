@@ -1,0 +1,88 @@
+"""`looopctl init`: choose what decides, and write looop.toml. Needs no terminal; keeps every other setting."""
+
+import argparse
+import re
+import time
+import tomllib
+
+from looop import seed, store
+from looop.config import load
+from looop.ctl.command import Command, Context, Parser
+from looop.errors import UsageError
+
+KEYS = ("decider_command", "worker_command", "decider_cost_usd")
+
+
+def _configure(parser: Parser) -> None:
+    parser.add_argument("--runner", choices=["rules", "command"], help="rules: no LLM; command: --decider decides")
+    parser.add_argument("--decider", metavar="CMD", help="shell command that decides; implies --runner command")
+    parser.add_argument("--worker", metavar="CMD", help="shell command of a worker; must hold {{prompt_file}}")
+    parser.add_argument(
+        "--decider-cost",
+        metavar="USD",
+        help="what one decider run costs when it does not report it; 0 for a free program",
+    )
+
+
+def toml_string(text: str) -> str:
+    """`text` as a TOML basic string."""
+    escaped = "".join(
+        f"\\u{ord(c):04x}" if ord(c) < 32 or ord(c) == 127 else f"\\{c}" if c in '"\\' else c for c in text
+    )
+    return f'"{escaped}"'
+
+
+def changed(old: str, values: dict[str, str]) -> str:
+    """The file with these keys set: their old lines are replaced, all else stays as it is. Raises UsageError."""
+    lines = old.splitlines()
+    for key, value in values.items():
+        lines = [line for line in lines if not re.match(rf"\s*{key}\s*=", line)]
+    text = "\n".join([*lines, *(f"{key} = {value}" for key, value in values.items())]) + "\n"
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"cannot change the configuration by myself: {error}", hint="edit the file by hand") from error
+    return text
+
+
+def _run(args: argparse.Namespace, context: Context) -> int:
+    paths = context.paths
+    runner = args.runner or ("command" if args.decider else "rules")
+    if runner == "command" and not args.decider and not context.config.decider_command:
+        raise UsageError("cannot use --runner command without --decider CMD")
+    if runner == "rules" and args.decider:
+        raise UsageError("cannot use --decider with --runner rules")
+    if args.worker is not None and "{{prompt_file}}" not in args.worker:
+        raise UsageError("cannot use this worker command: it must hold {{prompt_file}}, where the brief is put")
+    values: dict[str, str] = {}
+    if runner == "rules":
+        values["decider_command"] = '""'
+    elif args.decider:
+        values["decider_command"] = toml_string(args.decider)
+    if args.worker is not None:
+        values["worker_command"] = toml_string(args.worker)
+    if args.decider_cost is not None:
+        values["decider_cost_usd"] = args.decider_cost
+    old = store.read_text(paths.config)
+    text = changed(old or "# looop's settings; `looopctl doctor --settings` lists them all\n", values)
+    paths.config.parent.mkdir(parents=True, exist_ok=True)
+    if old is not None and old != text:
+        backup = paths.config.with_name(f"{paths.config.name}.{time.strftime('%Y%m%d-%H%M%S')}.bak")
+        store.write(backup, old)
+        print(f"kept the old configuration as {backup}")
+    store.write(paths.config, text)
+    config = load(paths)  # what was written is what the pulse will accept, or this says why not
+    seeded = seed.seed(paths)
+    print(f"wrote {paths.config} (runner: {runner})")
+    if seeded:
+        print(f"laid down the starter playbook, rules and sensor in {paths.data}")
+    if runner == "command" and config.decider_cost_usd is None and config.max_daily_usd:
+        print(
+            "note: this decider's price is not known; unless it reports cost_usd, looop stops deciding after three runs.\n"
+            "      Set it with --decider-cost USD (0 when it is free)."
+        )
+    print("next: systemctl --user start looop")
+    return 0
+
+
+command = Command(_configure, _run)

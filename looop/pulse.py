@@ -1,0 +1,273 @@
+"""The pulse: the daemon of looop.service. It waits for pokes and unit signals and runs beats; nothing else.
+
+It knows nothing of goals or moves. It never blocks: every child is a unit, every wait has a deadline, and the
+watchdog is fed by the very loop that runs the beat (systemd.service(5) WatchdogSec=, sd_listen_fds(3)).
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import time
+
+from looop import __version__, beat, recover, schedules, seed
+from looop.claims import reap
+from looop.clock import now
+from looop.config import Config, load
+from looop.errors import ExitCode, LooopError, Refused, TimedOut, TryAgain, Unavailable, UsageError
+from looop.paths import Paths
+from looop.sessions import fleet
+from looop.systemd import identity, journal, notify, services
+from looop.systemd.live import Live
+
+LISTEN_FDS_START = 3
+SLICES = ("looop-worker.slice", "looop-helper.slice")
+KEEP_WORKERS = "keep-workers"
+REASON_STATUS = 200
+
+
+class Pulse:
+    """One pulse. `run` returns the exit code of the process."""
+
+    def __init__(self, paths: Paths, config: Config, fifo: int) -> None:
+        self.paths = paths
+        self.config = config
+        self.fifo = fifo
+        self.live = Live("user")
+        self.system = Live("system")
+        self.poked = asyncio.Event()
+        self.stopping = asyncio.Event()
+        self.deadline = float("inf")
+        self.last_start = float("-inf")
+        self.known: dict[str, str] | None = None
+        self.confined: dict[str, bool] = {}
+        self.number = 0
+        self.forced = True
+
+    # -- life
+
+    async def run(self) -> int:
+        """Start, beat until told to stop, stop. Raises LooopError when it cannot start."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_reader(self.fifo, self.read_pokes)
+        self.live.on_change = self.system.on_change = self.look
+        self.live.on_state = self.bus_state
+        await self.live.connect()
+        self.feed_watchdog()
+        self.confined = await services.measure(self.live, self.paths)
+        journal.emit("sandbox_measured", text=_listed(self.confined))
+        if not all(self.confined.values()) and self.config.sandbox != "off":
+            journal.emit("sandbox_missing", text=_listed(self.confined))
+        recover.recover(self.live, self.paths, self.config, now())
+        for problem in await schedules.arm(self.live, self.paths, now()):
+            journal.emit("state_degraded", text=problem)
+        (self.paths.runtime / KEEP_WORKERS).unlink(missing_ok=True)
+        notify.ready()
+        journal.emit("pulse_started", text=f"version {__version__}, data in {self.paths.data}")
+        self.poked.set()
+        try:
+            await self.beats()
+        finally:
+            notify.stopping()
+            await self.stop()
+        return ExitCode.DONE
+
+    async def beats(self) -> None:
+        """Beat after beat, until `stopping`; one in flight is cancelled, which stops its units."""
+        stop = asyncio.create_task(self.stopping.wait(), name="stopping")
+        try:
+            while not self.stopping.is_set():
+                step = asyncio.create_task(self.one_beat(), name="beat")
+                await asyncio.wait({step, stop}, return_when=asyncio.FIRST_COMPLETED)
+                if not step.done():
+                    notify.status("stopping; ending the beat in flight")
+                    step.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await step
+        finally:
+            stop.cancel()
+
+    async def one_beat(self) -> None:
+        """Wait for a poke and for the gap since the last beat, then run one beat."""
+        await self.poked.wait()
+        left = self.last_start + self.config.beat_gap - time.monotonic()
+        if left > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), left)
+        self.poked.clear()
+        self.last_start = time.monotonic()
+        self.number += 1
+        services_of_beat = beat.Services(
+            live=self.live,
+            system=self.system,
+            paths=self.paths,
+            config=self.config,
+            clock=now,
+            confined=all(self.confined.values()) or self.config.sandbox == "off",
+            allow=self.allow,
+            status=notify.status,
+        )
+        with journal.context(beat=self.number):
+            try:
+                result = await beat.beat(services_of_beat, self.number, self.forced)
+            except LooopError as error:
+                journal.emit("beat_failed", text=str(error))
+                notify.status(f"beat {self.number} failed: {error}"[:REASON_STATUS])
+                self.forced = True
+                return
+            except Exception as error:  # the beat boundary: a fault of ours must not end the loop
+                journal.emit("beat_failed", text=f"internal error: {type(error).__name__}: {error}", trace=True)
+                notify.status(f"beat {self.number} failed: internal error {type(error).__name__}")
+                self.forced = True
+                return
+            finally:
+                self.deadline = float("inf")
+        self.forced = result.again
+        if result.again:
+            self.poked.set()
+        notify.status(result.text)
+
+    async def stop(self) -> None:
+        """Leave the workers running on a restart or a crash-like end, stop them when looop itself is stopped."""
+        try:
+            unit = identity.holder().unit
+            job = self.live.job_type(unit)
+            keep = (self.paths.runtime / KEEP_WORKERS).exists()
+            if job == "stop" and not keep:
+                notify.status("stopping the workers")
+                await self.stop_slices()
+            journal.emit("pulse_stopped", text="workers kept" if keep or job != "stop" else "workers stopped")
+        except LooopError as error:
+            journal.emit("pulse_stopped", text=f"workers kept: {error}")
+        finally:
+            self.live.close()
+            self.system.close()
+
+    async def stop_slices(self) -> None:
+        """Stop everything below the worker and helper slices and wait until systemd says so."""
+        limit = self.config.stop_timeout + 10.0
+        for name in SLICES:
+            with contextlib.suppress(TimedOut, Refused):
+                await self.live.run_job(self.live.stop(name), name, limit)
+
+    def reload(self) -> None:
+        """SIGHUP: read the configuration again; a broken one is reported and the old one stays."""
+        notify.reloading()
+        try:
+            self.config = load(self.paths)
+            journal.emit("pulse_reloaded")
+        except LooopError as error:
+            journal.emit("config_error", text=f"{error}; the settings in use stay")
+        notify.ready()
+        self.poked.set()
+
+    # -- what wakes it
+
+    def read_pokes(self) -> None:
+        """Something was written to the FIFO: it means "look", whatever it says."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.fifo, 65536):
+                pass
+        self.poked.set()
+
+    def look(self) -> None:
+        """A unit may have changed: compare with what was known; on a death, reap its claims now and beat."""
+        try:
+            units = self.live.live([fleet.unit_name("*"), "looop-hold-*.scope"])
+            if units == self.known:
+                return
+            gone = {u: i for u, i in (self.known or {}).items() if units.get(u) != i}
+            self.known = units
+            for unit, invocation in gone.items():
+                fleet.record_verdict(self.paths, unit, invocation, self.live.results.get(invocation, ""), now())
+            if gone:
+                self.reap_claims()
+            self.poked.set()
+        except Unavailable:
+            self.known = None  # unknown, not empty: the next look compares nothing
+        except LooopError as error:
+            journal.emit("state_degraded", text=str(error))
+
+    def reap_claims(self) -> None:
+        try:
+            for claim in reap(self.paths, lambda: identity.judge(self.live, self.system), timeout=0):
+                journal.emit("claim_reaped", claim=claim.name, session=claim.session, text=claim.name)
+        except TryAgain:
+            self.poked.set()  # somebody is claiming right now; the beat reaps
+
+    def bus_state(self, connected: bool) -> None:
+        journal.emit("bus_back" if connected else "bus_lost")
+        if not connected:
+            notify.status("systemd's bus is gone; waiting for it, acting on nothing")
+        self.poked.set()
+
+    # -- the watchdog
+
+    def allow(self, seconds: float) -> None:
+        """The running step of the beat may take this long; past it the watchdog is no longer fed."""
+        self.deadline = time.monotonic() + seconds
+
+    def feed_watchdog(self) -> None:
+        if time.monotonic() <= self.deadline:
+            notify.watchdog()
+        every = notify.watchdog_s()
+        if every:
+            asyncio.get_running_loop().call_later(every / 3, self.feed_watchdog)
+
+
+def _listed(measured: dict[str, bool]) -> str:
+    return ", ".join(f"{name}: {'yes' if held else 'NO'}" for name, held in sorted(measured.items()))
+
+
+def take_fifo(paths: Paths) -> int:
+    """The FIFO systemd passed (sd_listen_fds(3)). Raises UsageError when not started by the unit."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        raise UsageError(
+            "cannot start the pulse by hand: it needs the FIFO of looop.socket",
+            hint="systemctl --user start looop",
+        )
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    os.set_blocking(LISTEN_FDS_START, False)
+    os.set_inheritable(LISTEN_FDS_START, False)
+    return LISTEN_FDS_START
+
+
+def take_lock(paths: Paths) -> int:
+    """Hold the data directory for this process's life. Raises Refused when another pulse has it."""
+    try:
+        fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise Refused(f"cannot start: another pulse holds {paths.lock}") from error
+    except OSError as error:
+        raise UsageError(f"cannot open {paths.lock}: {error.strerror}") from error
+    return fd
+
+
+def main() -> int:
+    """`looopd`: 64 for what a person has to mend first (the unit does not restart on it), 1 for the rest."""
+    try:
+        paths = Paths.from_env()
+        fifo = take_fifo(paths)
+        config = load(paths)
+        seed.seed(paths)
+        lock = take_lock(paths)
+        try:
+            return asyncio.run(_run(paths, config, fifo))
+        finally:
+            os.close(lock)
+    except (LooopError, OSError) as error:
+        journal.emit("pulse_failed", text=str(error))
+        print(f"looopd: {error}", file=sys.stderr)
+        notify.status(f"cannot start: {error}"[:REASON_STATUS])
+        return error.code if isinstance(error, LooopError) else 1
+
+
+async def _run(paths: Paths, config: Config, fifo: int) -> int:
+    return await Pulse(paths, config, fifo).run()

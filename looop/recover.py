@@ -1,0 +1,72 @@
+"""What a dead pulse left: finish what was done, report what was cut short, re-fire nothing.
+
+Runs once at the start of a pulse, before its first beat. A move found "intended" was perhaps carried out: only
+when its effect can be proven either way is that used; otherwise it is reported to the human and to the next
+decision as interrupted.
+"""
+
+from looop import audit, commit, decide, runs
+from looop.clock import Stamp
+from looop.config import Config
+from looop.errors import StateError, Unavailable
+from looop.paths import Paths
+from looop.sessions import fleet
+from looop.systemd import journal
+from looop.systemd.live import Live
+
+# moves that may safely be decided again: writing the same file or timer twice is writing it once
+REPEATABLE = frozenset(
+    "noop write_goal archive_goal write_sensor write_playbook start_worker kill_worker write_schedule drop_schedule".split()
+)
+
+
+def recover(live: Live, paths: Paths, config: Config, now: Stamp) -> None:
+    """Settle every unfinished record. A record that cannot be read is reported and left alone."""
+    records, broken = runs.in_states(paths, *runs.OPEN)
+    for error in broken:
+        journal.emit("state_degraded", text=str(error))
+    for record in records:
+        if record.source == "human":
+            continue  # a verb's own process may still be at it; it settles its record itself
+        try:
+            settle(live, paths, config, record, now)
+        except Unavailable as error:
+            journal.emit("state_degraded", run=record.run, text=f"run {record.run} is not settled: {error}")
+
+
+def settle(live: Live, paths: Paths, config: Config, record: runs.Record, now: Stamp) -> None:
+    """Bring one record to its end."""
+    decide.stop_leftover(live, record)
+    if record.state == "deciding":
+        runs.advance(paths, record, "cancelled", error="the pulse ended while the decider ran")
+        return
+    if record.state == "intended" and not carried_out(paths, record):
+        interrupted(paths, config, record, now)
+        return
+    if not audit.has(paths, record.run):
+        audit.line(paths, config, record.journal or record.summary or str(record.action.get("action")), record.run, now)
+    if not record.error:
+        commit.commit(paths, record.run)
+    runs.advance(paths, record, "failed" if record.error else "committed")
+
+
+def carried_out(paths: Paths, record: runs.Record) -> bool:
+    """True when the move is known to have had its effect. Only a worker start leaves such a proof."""
+    if record.action.get("action") != "start_worker":
+        return False
+    try:
+        return fleet.run_of(paths, str(record.action.get("id"))) == record.run
+    except StateError:
+        return False
+
+
+def interrupted(paths: Paths, config: Config, record: runs.Record, now: Stamp) -> None:
+    """Report a move that was cut short; a rule may decide it again only when repeating it is harmless."""
+    word = str(record.action.get("action"))
+    text = f"INTERRUPTED {word}: the pulse ended while it was carried out; it may have happened in part"
+    runs.advance(paths, record, "interrupted", error=text)
+    if not audit.has(paths, record.run):
+        audit.line(paths, config, text, record.run, now)
+    journal.emit("tick_interrupted", run=record.run, action=word, text=f"{word} of {record.run}")
+    if word in REPEATABLE and record.rule:
+        commit.release_rule(paths, record.run)
