@@ -49,20 +49,18 @@ put() {
     cat >"$file.new"
     chmod "$mode" "$file.new"
     mv -f "$file.new" "$file"
-    installed+=("$file")
+    echo "$file" >>"$lib/installed.new"
 }
 
 install_() {
-    local packages old unit installed=()
+    local packages unit
     if packages=$(missing); [ -n "$packages" ]; then
         say "cannot install: Debian packages are missing. As root:" >&2
         echo "  apt-get install $(tr '\n' ' ' <<<"$packages")" >&2
         return 1
     fi
-    old=$(cat "$lib/installed" 2>/dev/null || true)
-
-    rm -rf "$lib/looop.new" "$lib/looop.old"
     mkdir -p "$lib"
+    rm -rf "$lib/looop.new" "$lib/looop.old" "$lib/installed.new"
     cp -R "$tree/looop" "$lib/looop.new"
     find "$lib/looop.new" -depth -name __pycache__ -exec rm -r {} +
     "$python" -m compileall -q -d "$lib/looop" "$lib/looop.new"
@@ -76,9 +74,10 @@ install_() {
     for unit in "$tree"/units/user/*; do
         sed "s|@LIBEXECDIR@|$libexec|g; s|@BINDIR@|$bin|g" "$unit" | put 644 "$units/$(basename "$unit")"
     done
-    printf '%s\n' "${installed[@]}" >"$lib/installed"
-    # what an earlier version had and this one has not
-    comm -23 <(sort <<<"$old") <(sort "$lib/installed") | sed '/^$/d' | tr '\n' '\0' | xargs -0r rm -f --
+    if [ -e "$lib/installed" ]; then # what an earlier version had and this one has not
+        { grep -Fxv -f "$lib/installed.new" "$lib/installed" || true; } | xargs -rd '\n' rm -f --
+    fi
+    mv "$lib/installed.new" "$lib/installed"
 
     say "installed $("$bin/looopctl" version | sed 's/^looop //') in $bin, $libexec, $lib and $units"
     if manager daemon-reload; then
@@ -98,7 +97,7 @@ uninstall() {
         return 0
     fi
     manager disable --now looop.service || true
-    xargs -d '\n' rm -f -- <"$lib/installed"
+    xargs -rd '\n' rm -f -- <"$lib/installed"
     rm -rf "$lib"
     rmdir "$libexec" 2>/dev/null || true
     manager daemon-reload || true
