@@ -9,13 +9,12 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 from looop.clock import Stamp
-from looop.jsonutil import JsonError, JsonValue, as_object, canonical, loads
+from looop.jsonutil import JsonError, JsonValue, as_object, canonical, get_object, get_str, loads
 
 SENSOR = "sensor-"  # prefix of the snapshots that sensors/*.sh left; looop's own probes use sys-
-TEXT = "text:"  # in a baseline, before the name of the item whose text it is
 VALUE_CHARS = 240
 CHANGED_LINES = 200
 DIFF_LINES = 40
@@ -119,19 +118,37 @@ class World:
         return _digest(sorted((name, text.digest) for name, text in self.policies.items()))
 
 
-# item name -> value, and "text:ITEM" -> policy text; kept with the committed hash for the next WHAT CHANGED
-Baseline: TypeAlias = Mapping[str, str]
+@dataclass(frozen=True)
+class Baseline:
+    """The world a decision was made on, as kept for the skip gate and for the next WHAT CHANGED."""
+
+    hash: str
+    items: Mapping[str, str]
+    texts: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"v": 1, "hash": self.hash, "items": dict(self.items), "texts": dict(self.texts)}
+
+    @classmethod
+    def from_json(cls, obj: Mapping[str, Any]) -> "Baseline":
+        """Raises JsonError naming the bad attribute."""
+        items, texts = get_object(obj, "items"), get_object(obj, "texts", {})
+        return cls(
+            get_str(obj, "hash"),
+            {name: get_str(items, name) for name in items},
+            {name: get_str(texts, name) for name in texts},
+        )
 
 
-def baseline(world: World) -> dict[str, str]:
-    """What the next diff compares with: the items, and the policy texts of a sane size."""
-    found = dict(world.items)
+def baseline(world: World) -> Baseline:
+    """What the next diff needs: every item, and the policy texts as far as they are of a sane size."""
+    texts: dict[str, str] = {}
     room = TEXTS_CHARS
     for name, text in world.policies.items():
         if text.text is not None and len(text.text) <= min(TEXT_CHARS, room):
-            found[TEXT + name] = text.text
+            texts[name] = text.text
             room -= len(text.text)
-    return found
+    return Baseline(world.hash, world.items, texts)
 
 
 def clip(text: str, limit: int) -> str:
@@ -143,16 +160,15 @@ def diff(before: Baseline | None, after: Baseline) -> tuple[str, ...] | None:
     """WHAT CHANGED between two baselines, one line each; () when nothing did, None without an earlier one."""
     if before is None:
         return None
-    names = sorted(name for name in {*before, *after} if not name.startswith(TEXT))
-    lines = [line for name in names for line in _item_diff(name, before, after)]
+    lines = [line for name in sorted({*before.items, *after.items}) for line in _item_diff(name, before, after)]
     if len(lines) > CHANGED_LINES:
         lines[CHANGED_LINES - 1 :] = [f"({len(lines) - CHANGED_LINES + 1} more lines left out)"]
     return tuple(lines)
 
 
 def _item_diff(name: str, before: Baseline, after: Baseline) -> Iterator[str]:
-    old, new = before.get(name), after.get(name)
-    old_text, new_text = before.get(TEXT + name), after.get(TEXT + name)
+    old, new = before.items.get(name), after.items.get(name)
+    old_text, new_text = before.texts.get(name), after.texts.get(name)
     if old == new:
         return
     if new is None:
