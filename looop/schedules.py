@@ -7,7 +7,6 @@ nothing ran is seen once, late: a one-shot stays "due", a period counts on, a ca
 """
 
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -241,23 +240,6 @@ def disarm(live: Live, name: str) -> None:
     live.stop(timer(safe_name("a schedule", name)))
 
 
-async def nudge(live: Live, seconds: float) -> str:
-    """A poke in `seconds`, once; any number of them coexist. Returns the timer's name."""
-    unit = f"looop-nudge@{os.urandom(4).hex()}.timer"
-    properties = _properties(f"looop looks again after {seconds:g} s")
-    await live.start_transient_wait(unit, properties | {"TimersMonotonic": [("OnActiveSec", int(seconds * 1_000_000))]})
-    return unit
-
-
-def _properties(description: str) -> dict[str, Any]:
-    return {
-        "Description": description,
-        "CollectMode": "inactive-or-failed",
-        "AccuracyUSec": ACCURACY_USEC,
-        "RemainAfterElapse": False,
-    }
-
-
 async def _agree(live: Live, name: str, record: Record, there: bool, now: Stamp) -> None:
     """One timer: kept when it says the same (its description tells), else made anew."""
     unit = timer(name)
@@ -269,7 +251,11 @@ async def _agree(live: Live, name: str, record: Record, there: bool, now: Stamp)
         live.drop(unit)
     if not expression:
         return
-    properties = _properties(description) | {
+    properties = {
+        "Description": description,
+        "CollectMode": "inactive-or-failed",
+        "AccuracyUSec": ACCURACY_USEC,
+        "RemainAfterElapse": False,
         "TimersCalendar": [("OnCalendar", expression)],
         "PartOf": ["looop.service"],
     }

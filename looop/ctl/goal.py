@@ -1,0 +1,68 @@
+"""`looopctl goal`: write, archive, list and show goals."""
+
+import argparse
+
+from looop import audit, policy, seed, store
+from looop.clock import now, utc
+from looop.ctl.command import Command, Context, Parser, add_body, add_journal, add_json, age, body, print_json, table
+from looop.errors import Refused
+
+
+def _configure(parser: Parser) -> None:
+    verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    write = verbs.add_parser("write", help="write or replace a goal; the earlier text is kept", allow_abbrev=False)
+    write.add_argument("id", help="the goal's name")
+    add_body(write, "what is to be reached")
+    add_journal(write)
+    archive = verbs.add_parser("archive", help="move a goal to goals/archive", allow_abbrev=False)
+    archive.add_argument("id", help="the goal's name")
+    add_journal(archive)
+    listing = verbs.add_parser("list", help="list the goals", allow_abbrev=False)
+    add_json(listing)
+    show = verbs.add_parser("show", help="print a goal", allow_abbrev=False)
+    show.add_argument("id", help="the goal's name")
+
+
+def _changed(context: Context, summary: str, line: str) -> int:
+    audit.line(context.paths, context.config, line or summary, "", now())
+    print(summary)
+    return 0
+
+
+def _list(context: Context, as_json: bool) -> int:
+    activity, present = policy.activity(context.paths), now()
+    found: list[tuple[str, str, float | None]] = []
+    for goal in store.names(context.paths.goals, ".md"):
+        text = (store.read_bytes(context.paths.goals / f"{goal}.md") or b"").decode(errors="replace")
+        found.append((goal, next(iter(text.strip().splitlines()), ""), activity.get(goal)))
+    if as_json:
+        print_json([{"id": goal, "title": title, "acted": acted and utc(acted)} for goal, title, acted in found])
+    elif found:
+        ages = [age(None if acted is None else max(0.0, present.wall - acted)) for _, _, acted in found]
+        rows = [(goal, how, title[:80]) for (goal, title, _), how in zip(found, ages, strict=True)]
+        table(("GOAL", "ACTED", "TEXT"), rows)
+    else:
+        print("no goals")
+    return 0
+
+
+def _run(args: argparse.Namespace, context: Context) -> int:
+    paths = context.paths
+    if args.action == "list":
+        return _list(context, args.json)
+    path = paths.goal(args.id)
+    if args.action == "show":
+        text = store.read_text(path)
+        if text is None:
+            raise Refused(f"cannot show goal {args.id}: there is no such goal")
+        print(text, end="")
+        return 0
+    seed.seed(paths)
+    if args.action == "write":
+        policy.write_goal(paths, context.config, args.id, body(args.body), now())
+        return _changed(context, f"write-goal {args.id}", args.journal)
+    policy.archive_goal(paths, args.id, now())
+    return _changed(context, f"archive-goal {args.id}", args.journal)
+
+
+command = Command(_configure, _run)
