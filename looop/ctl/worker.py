@@ -1,0 +1,88 @@
+"""`looopctl worker start|kill|list`."""
+
+import argparse
+import asyncio
+
+from looop import clock
+from looop.ctl import kill
+from looop.ctl.command import Command, Context, Parser, add_body, add_journal, add_json, age, body, print_json, table
+from looop.errors import UsageError
+
+
+def _configure(parser: Parser) -> None:
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    start = verbs.add_parser("start", help="start a worker", allow_abbrev=False)
+    start.add_argument("id")
+    add_body(start, "what it is to do")
+    start.add_argument("--command", default="", metavar="CMD", help="its shell command, instead of worker_command")
+    start.add_argument("--verify", default="", metavar="CMD", help="shell command that judges the result after its end")
+    start.add_argument(
+        "--limit", action="append", default=[], metavar="KEY=VALUE",
+        help="memory_max, memory_high, tasks_max, cpu_weight, runtime_max or stop_timeout of this worker",
+    )  # fmt: skip
+    add_journal(start)
+    kill.configure(verbs.add_parser("kill", help="stop a worker", allow_abbrev=False))
+    listing = verbs.add_parser("list", help="list workers", allow_abbrev=False)
+    listing.add_argument("-a", "--all", action="store_true", help="dead ones too")
+    add_json(listing)
+
+
+def _run(args: argparse.Namespace, context: Context) -> int:
+    if args.verb == "kill":
+        return kill.run(args, context)
+    if args.verb == "list":
+        return _list(args, context)
+    asyncio.run(_start(args, context))
+    print(f"start-worker {args.id}" + (" (command override)" if args.command else ""))
+    return 0
+
+
+async def _start(args: argparse.Namespace, context: Context) -> None:
+    from looop.sessions import launch
+    from looop.systemd.live import Live
+
+    limits = dict(_limit(text) for text in args.limit)
+    brief = launch.Brief(args.id, body(args.body), args.command, args.verify, limits=limits)
+    launch.plan(context.paths, context.config, brief, clock.now())
+    live = Live("user")
+    await live.connect()
+    try:
+        await launch.start(live, context.paths, context.config, brief, clock.now())
+    finally:
+        await live.aclose()
+
+
+def _limit(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"cannot use --limit {text!r}: expected KEY=VALUE")
+    return key, value
+
+
+def _list(args: argparse.Namespace, context: Context) -> int:
+    from looop import claims, mailbox
+    from looop.sessions import fleet
+    from looop.systemd.manager import Manager
+
+    with Manager("user") as user, Manager("system") as system:
+        live = user.live([fleet.unit_name("*")])
+        waiting = mailbox.waiting(context.paths, claims.judge(user, system), clock.now().wall)
+    idle = asyncio.run(fleet.probe(context.paths, live))
+    found = fleet.read(context.paths, context.config, live, clock.now(), waiting, idle)
+    shown = [session for session in found if args.all or session.alive]
+    if args.json:
+        print_json([session.to_json() for session in shown])
+        return 0
+    rows = [
+        (s.id, s.health, s.state if s.exit_code is None else f"exit {s.exit_code}", age(s.idle_s), age(s.uptime_s),
+         age(s.ask_age_s), s.verify or "-")
+        for s in shown
+    ]  # fmt: skip
+    if rows:
+        table(("ID", "HEALTH", "STATE", "IDLE", "UP", "ASK", "VERIFY"), rows)
+    else:
+        print("no workers" if args.all else "no live workers (-a shows the dead ones)")
+    return 0
+
+
+command = Command(_configure, _run)

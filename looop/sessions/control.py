@@ -1,0 +1,60 @@
+"""Asking shims over their control sockets, never longer than the caller's deadline. Used by pulse and `looopctl`."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from looop.errors import StateError, Unavailable
+from looop.jsonutil import JsonError, as_object, get_bool, get_num, get_object, get_str
+from looop.paths import Paths
+from looop.sessions import wire
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Seconds without output and without processor time; None is unknown, never long."""
+
+    output_s: float | None = None
+    cpu_s: float | None = None
+
+    @property
+    def both_s(self) -> float | None:
+        """How long neither happened."""
+        return None if self.output_s is None or self.cpu_s is None else min(self.output_s, self.cpu_s)
+
+
+async def query(paths: Paths, worker_id: str, op: str, timeout: float = 1.0, **fields: object) -> dict[str, Any]:
+    """One request; the reply's data. Raises Unavailable when the shim cannot be asked, StateError when it refuses."""
+    path = paths.control(worker_id)
+    writer = None
+    try:
+        async with asyncio.timeout(timeout):
+            reader, writer = await asyncio.open_unix_connection(path, limit=wire.LINE_MAX)
+            writer.write(wire.encode({"op": op, **fields}))
+            reply = wire.decode(await reader.readline())
+        if not get_bool(reply, "ok"):
+            raise StateError(f"cannot {op} worker {worker_id}: {get_str(reply, 'error')}")
+        return get_object(reply, "data")
+    except TimeoutError as error:
+        raise Unavailable(f"cannot ask worker {worker_id}: no answer in {timeout:g} s") from error
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"cannot ask worker {worker_id}: {error}") from error
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+async def probe(paths: Paths, worker_ids: Iterable[str], timeout: float = 1.0) -> dict[str, Idle]:
+    """How idle each worker is, asked of all at once; one that does not answer is left out."""
+    asked = list(worker_ids)
+    found = await asyncio.gather(*(_idle(paths, worker_id, timeout) for worker_id in asked))
+    return {worker_id: idle for worker_id, idle in zip(asked, found, strict=True) if idle is not None}
+
+
+async def _idle(paths: Paths, worker_id: str, timeout: float) -> Idle | None:
+    try:
+        data = as_object(await query(paths, worker_id, wire.STATUS, timeout))
+        return Idle(get_num(data, "idle_s"), None if data.get("cpu_idle_s") is None else get_num(data, "cpu_idle_s"))
+    except (Unavailable, StateError, JsonError):
+        return None

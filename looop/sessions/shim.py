@@ -1,0 +1,383 @@
+"""The shim: first process of a worker's scope. Owns the terminal, keeps the transcript, writes the exit record.
+
+It outlives the pulse and must stay small: standard library, `wire` and `transcript` only, no threads, no asyncio.
+It waits on standard input until the launcher says that its scope
+exists; the command never runs outside that scope, and never without a launcher that lived long enough to say so.
+"""
+
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import termios
+import time
+
+from looop.sessions import wire
+from looop.sessions.transcript import JournalLines, Transcript
+
+_IGNORED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ)
+_DRAIN_S = 2.0  # most time given, after the worker's end, to output that a leftover process keeps producing
+_CLIENT_S = 2.0  # a control client that has not sent its line by then is dropped
+_CLIENTS_MAX = 32
+_RECORD_BYTES = 4096
+
+
+class WorkMeter:
+    """Seconds since the worker last used the processor noticeably; the shim's own share does not count."""
+
+    def __init__(self, group: str) -> None:
+        self.files = [f"{root}{group}/cpu.stat" for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")]
+        self.base = (self._used(), time.monotonic())
+        self.active = time.monotonic()
+
+    def _used(self) -> float | None:
+        for name in self.files:
+            try:
+                with open(name, encoding="ascii") as file:
+                    return int(file.readline().split()[1]) / 1e6 - time.process_time()  # usage_usec comes first
+            except (OSError, ValueError, IndexError):
+                continue
+        return None
+
+    def idle(self) -> float | None:
+        """Noticeable is 2 % of one processor since the last look, and at least 0.1 s; looks closer than 10 s add up."""
+        used, now = self._used(), time.monotonic()
+        before, since = self.base
+        if used is None or before is None:
+            return None
+        if used - before > max(0.1, 0.02 * (now - since)):
+            self.base, self.active = (used, now), now
+        elif now - since > 10:
+            self.base = (used, now)
+        return now - self.active
+
+
+class Control:
+    """The control socket: never blocks the pump, whatever a client does or leaves undone."""
+
+    def __init__(self, path: str, poll: "select.poll") -> None:
+        self.path, self.poll = path, poll
+        self.clients: dict[int, tuple[socket.socket, bytes, float]] = {}
+        self.held: dict[int, socket.socket] = {}
+        self.listener: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            try:
+                os.unlink(path)  # of an earlier generation; the unit's name says that we are alone
+            except FileNotFoundError:
+                pass
+            self.listener.bind(path)
+            self.listener.listen(_CLIENTS_MAX)
+            poll.register(self.listener, select.POLLIN)
+        except OSError as error:
+            print(f"cannot listen on {path}: {error}", file=sys.stderr, flush=True)
+            self.listener.close()
+            self.listener = None
+
+    def accept(self) -> None:
+        assert self.listener is not None
+        try:
+            client = self.listener.accept()[0]
+        except OSError:
+            return
+        if len(self.clients) + len(self.held) >= _CLIENTS_MAX:
+            client.close()
+            return
+        client.setblocking(False)
+        self.clients[client.fileno()] = (client, b"", time.monotonic() + _CLIENT_S)
+        self.poll.register(client, select.POLLIN)
+
+    def receive(self, fd: int, worker: "Worker") -> None:
+        """Answer when the line is complete."""
+        if fd in self.held:
+            self._drop(fd)
+            return
+        client, data, deadline = self.clients[fd]
+        try:
+            more = client.recv(4096)
+        except OSError:
+            more = b""
+        data += more
+        if not more or len(data) > wire.LINE_MAX:
+            self._drop(fd)
+            return
+        self.clients[fd] = (client, data, deadline)
+        if b"\n" not in data:
+            return
+        hold = self._answer(client, data.partition(b"\n")[0], worker)
+        if hold:
+            del self.clients[fd]
+            self.held[fd] = client
+        else:
+            self._drop(fd)
+
+    def _answer(self, client: socket.socket, line: bytes, worker: "Worker") -> bool:
+        try:
+            request = wire.decode(line)
+            reply = worker.answer(request)
+        except (ValueError, TypeError, OverflowError) as error:
+            request, reply = {}, wire.failed(f"bad request: {error}")
+        try:
+            client.send(wire.encode(reply))
+        except OSError:
+            return False
+        return request.get("op") == wire.FOLLOW and reply["ok"] is True
+
+    def _drop(self, fd: int) -> None:
+        client = self.held.pop(fd, None) or self.clients.pop(fd)[0]
+        self.poll.unregister(fd)
+        client.close()
+
+    def nudge(self) -> None:
+        """Tell followers to look; one that has not read the last nudge needs no other."""
+        for fd, client in list(self.held.items()):
+            try:
+                client.send(b"\n")
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._drop(fd)
+
+    def expire(self) -> float | None:
+        """Drop clients that took too long; seconds until the next one would."""
+        now = time.monotonic()
+        for fd in [fd for fd, (_, _, deadline) in self.clients.items() if deadline <= now]:
+            self._drop(fd)
+        return min((deadline - now for _, _, deadline in self.clients.values()), default=None)
+
+    def close(self) -> None:
+        if self.listener is not None:
+            self.listener.close()
+            try:
+                os.unlink(self.path)
+            except OSError:
+                pass
+
+
+class Worker:
+    """The command on its terminal, from start to exit record."""
+
+    def __init__(self, job: dict[str, object], group: str) -> None:
+        self.job = job
+        self.folder = str(job["folder"])
+        self.rows, self.cols = int(str(job["rows"])), int(str(job["cols"]))
+        self.total = 0
+        self.last_output = time.monotonic()
+        os.chdir(str(job["cwd"]))
+        self.transcript = Transcript(f"{self.folder}/output.log", int(str(job["transcript_max"])))
+        rate = int(str(job["journal_rate"]))
+        self.lines = JournalLines(str(job["id"]), rate) if rate else None
+        self.record = self._reserve_record()
+        self.master, slave = os.openpty()
+        # the slave stays open here: a worker that closes its terminal must not turn it into an endless end-of-file
+        os.set_blocking(self.master, False)
+        termios.tcsetwinsize(slave, (self.rows, self.cols))
+        self.child = self._spawn(os.ttyname(slave))
+        self.pidfd = os.pidfd_open(self.child)
+        self.meter = WorkMeter(group)
+        self.group = group
+
+    def _reserve_record(self) -> int:
+        """Room for the exit record is taken now, so that a disk that is full by then cannot lose it."""
+        fd = os.open(f"{self.folder}/.exit.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        os.posix_fallocate(fd, 0, _RECORD_BYTES)
+        return fd
+
+    def _spawn(self, terminal: str) -> int:
+        """A session leader that opens a terminal takes it as its controlling one (tty_ioctl(4))."""
+        return os.posix_spawn(
+            "/bin/bash",
+            ["/bin/bash", "-c", str(self.job["command"])],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, terminal, os.O_RDWR, 0),
+                (os.POSIX_SPAWN_DUP2, 0, 1),
+                (os.POSIX_SPAWN_DUP2, 0, 2),
+            ],
+            setsid=True,
+            setsigdef=_IGNORED,
+            setsigmask=(),
+        )
+
+    def pump(self, until_empty: bool = False) -> bool:
+        """Move output to the transcript; False when there is none left just now."""
+        for _ in range(1 if until_empty else 16):
+            try:
+                data = os.read(self.master, 65536)
+            except OSError:  # EAGAIN, after the kernel has flushed what was written before (n_tty_read)
+                return False
+            if not data:
+                return False
+            self.total += len(data)
+            self.last_output = time.monotonic()
+            self.transcript.write(data)
+            if self.lines:
+                self.lines.feed(data)
+        return True
+
+    def drain(self) -> None:
+        deadline = time.monotonic() + _DRAIN_S
+        while self.pump(until_empty=True) and time.monotonic() < deadline:
+            pass
+        if self.lines:
+            self.lines.feed(b"\n")
+            self.lines.note()
+
+    def answer(self, request: dict[str, object]) -> dict[str, object]:
+        operation = request.get("op")
+        if operation == wire.RESIZE:
+            rows, cols = request.get("rows"), request.get("cols")
+            if not (isinstance(rows, int) and isinstance(cols, int) and 0 < rows < 10000 and 0 < cols < 10000):
+                return wire.failed("rows and cols must be whole numbers from 1 to 9999")
+            self.rows, self.cols = rows, cols
+            termios.tcsetwinsize(self.master, (rows, cols))
+        elif operation not in (wire.STATUS, wire.FOLLOW):
+            return wire.failed(f"unknown op {operation!r}")
+        return wire.done(
+            id=self.job["id"],
+            invocation=self.job["invocation"],
+            pid=os.getpid(),
+            child=self.child,
+            bytes=self.total,
+            rows=self.rows,
+            cols=self.cols,
+            idle_s=round(time.monotonic() - self.last_output, 3),
+            cpu_idle_s=self.meter.idle(),
+        )
+
+    def finish(self) -> None:
+        """Reap the child, drain, then publish how it ended."""
+        end = os.waitid(os.P_PID, self.child, os.WEXITED)
+        assert end is not None
+        self.drain()
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip().replace("-", "")
+        exited = end.si_code == os.CLD_EXITED
+        record = {
+            "v": 1,
+            "id": self.job["id"],
+            "invocation": self.job["invocation"],
+            "code": end.si_status if exited else None,
+            "signal": None if exited else end.si_status,
+            "ended": {"wall": round(time.time(), 3), "boot": boot, "mono": time.clock_gettime(time.CLOCK_BOOTTIME)},
+            "bytes": self.total,
+            "lost": self.transcript.lost,
+        }
+        data = json.dumps(record).encode() + b"\n"
+        os.pwrite(self.record, data, 0)
+        os.ftruncate(self.record, len(data))
+        os.fsync(self.record)
+        os.rename(f"{self.folder}/.exit.tmp", f"{self.folder}/exit.json")
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        os.fsync(folder)
+
+
+def own_group(unit: str) -> str:
+    """This process's control group, "" unless it is the scope `unit`."""
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        for line in file:
+            hierarchy, _, group = line.rstrip("\n").split(":", 2)
+            if hierarchy == "0" and group.endswith(f"/{unit}"):
+                return group
+    return ""
+
+
+def end_scope(unit: str, group: str) -> None:
+    """Nothing of a worker outlives it: if others are left in the scope, systemd stops it, or the kernel kills it."""
+    for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+        try:
+            with open(f"{root}{group}/cgroup.procs", encoding="ascii") as file:
+                if file.read().split() in ([], [str(os.getpid())]):
+                    return
+        except OSError:
+            continue
+        if not _systemd_stops(unit):
+            with open(f"{root}{group}/cgroup.kill", "w", encoding="ascii") as file:
+                file.write("1")
+        return
+
+
+def _systemd_stops(unit: str) -> bool:
+    command = ["systemctl", "--user", "--no-block", "stop", unit]
+    try:
+        pid = os.posix_spawn("/usr/bin/systemctl", command, os.environ, setsigdef=_IGNORED)
+    except OSError:
+        return False
+    pidfd = os.pidfd_open(pid)
+    if not select.select([pidfd], [], [], 5.0)[0]:
+        return False
+    end = os.waitid(os.P_PID, pid, os.WEXITED)
+    return end is not None and end.si_code == os.CLD_EXITED and end.si_status == 0
+
+
+def supervise(worker: Worker, control: Control, poll: "select.poll") -> None:
+    """Until the command ends."""
+    poll.register(worker.master, select.POLLIN)
+    poll.register(worker.pidfd, select.POLLIN)
+    while True:
+        waits = [control.expire(), worker.lines.settle() if worker.lines else None]
+        left = min((wait for wait in waits if wait is not None), default=None)
+        ready = [fd for fd, _ in poll.poll(None if left is None else left * 1000 + 1)]
+        if worker.master in ready:
+            worker.pump()
+            control.nudge()
+        if worker.pidfd in ready:
+            return
+        for fd in ready:
+            if fd in control.clients or fd in control.held:
+                control.receive(fd, worker)
+            elif control.listener is not None and fd == control.listener.fileno():
+                control.accept()
+
+
+def wait_for_go() -> dict[str, object] | None:
+    """The launcher's line; None when the launcher went away instead."""
+    data = b""
+    while not data.endswith(b"\n"):
+        more = os.read(0, 65536)
+        if not more:
+            return None
+        data += more
+    return wire.decode(data)
+
+
+def tell_launcher(message: dict[str, object]) -> None:
+    """Standard input is a socket until here, /dev/null from now on. The launcher may be gone: the worker stays."""
+    try:
+        os.write(0, wire.encode(message))
+    except OSError:
+        pass
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+def main() -> int:
+    os.umask(0o022)
+    job = wait_for_go()
+    if job is None:
+        return 111
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    unit = str(job["unit"])
+    poll = select.poll()
+    try:
+        group = own_group(unit)
+        if not group:
+            raise OSError(errno.EPERM, f"this process is not in {unit}")
+        worker = Worker(job, group)
+    except (OSError, ImportError) as error:
+        tell_launcher(wire.failed(str(error)))
+        return 1
+    control = Control(str(job["control"]), poll)
+    tell_launcher(wire.done(pid=os.getpid(), child=worker.child))
+    supervise(worker, control, poll)
+    try:
+        worker.finish()
+    except OSError as error:
+        print(f"cannot write the exit record: {error}", file=sys.stderr, flush=True)
+    control.close()
+    end_scope(unit, group)
+    return 0

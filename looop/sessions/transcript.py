@@ -1,0 +1,126 @@
+"""Where a worker's output goes: output.log, bounded, and the systemd journal where that was asked for.
+
+Part of the shim, so standard library and `wire` only; systemd.journal is imported when lines are to be journaled.
+"""
+
+import errno
+import os
+import time
+
+from looop.sessions import wire
+
+
+class Transcript:
+    """output.log: bounded, and never a reason to fail. A full disk loses output, which is counted and noted."""
+
+    def __init__(self, path: str, limit: int) -> None:
+        self.path, self.limit = path, limit
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self.size = os.fstat(self.fd).st_size
+        self.written = self.size  # bytes ever written, those dropped since included
+        self.lost = 0
+        self.trim_at = limit
+
+    def write(self, data: bytes) -> None:
+        if self.lost:
+            note = f"\r\n[looop: {self.lost} bytes of output are lost, they could not be written]\r\n".encode()
+            if self._append(note) < len(note):
+                self.lost += len(data)
+                return
+            self.lost = 0
+        self.lost += len(data) - self._append(data)
+        if self.limit and self.size > self.trim_at:
+            self._trim()
+
+    def _append(self, data: bytes) -> int:
+        count = 0
+        try:
+            while count < len(data):
+                count += os.write(self.fd, data[count:])
+        except OSError:
+            pass
+        self.size += count
+        self.written += count
+        return count
+
+    def _trim(self) -> None:
+        """Drop the older half. The first line of the new file says how much of the whole stream is missing before it,
+        so that a follower can find its place again."""
+        temp = f"{self.path}.tmp"
+        try:
+            with open(self.path, "rb") as old:
+                start = self.size - self.limit // 2
+                head = os.pread(old.fileno(), 4096, start)
+                start += head.find(b"\n") + 1
+                fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                try:
+                    note = b"[looop: %d earlier bytes dropped]\n" % (self.written - self.size + start)
+                    os.write(fd, note)
+                    while start < self.size:
+                        block = os.pread(old.fileno(), min(1 << 18, self.size - start), start)
+                        if not block or os.write(fd, block) != len(block):
+                            raise OSError(errno.ENOSPC, "short write")
+                        start += len(block)
+                    os.rename(temp, self.path)
+                except OSError:
+                    os.close(fd)
+                    os.unlink(temp)
+                    raise
+            os.close(self.fd)
+            self.fd, self.size, self.trim_at = fd, os.fstat(fd).st_size, self.limit
+        except OSError:
+            self.trim_at = self.size + self.limit // 8  # try again later
+
+
+class JournalLines:
+    """Copies whole lines to the systemd journal, never faster than `rate` a second (journald's limit is per user)."""
+
+    def __init__(self, session: str, rate: int) -> None:
+        from systemd import journal
+
+        self.send = journal.send
+        self.session, self.rate = session, rate
+        self.tokens, self.at = float(rate), time.monotonic()
+        self.suppressed = 0
+        self.partial = b""
+
+    def feed(self, data: bytes) -> None:
+        *lines, self.partial = (self.partial + data).split(b"\n")
+        if len(self.partial) > 4096:
+            lines, self.partial = [*lines, self.partial], b""
+        for line in lines:
+            text = wire.plain(line)[:2048].rstrip()
+            if text:
+                self._line(text)
+
+    def _line(self, text: str) -> None:
+        now = time.monotonic()
+        self.tokens = min(float(self.rate), self.tokens + (now - self.at) * self.rate)
+        self.at = now
+        if self.tokens < 1 + bool(self.suppressed):
+            self.suppressed += 1
+            return
+        self.tokens -= 1
+        self.note()
+        self._send(text)
+
+    def settle(self) -> float | None:
+        """Say so when a flood is over; seconds until it is worth asking again."""
+        if not self.suppressed:
+            return None
+        if time.monotonic() - self.at >= 1:
+            self.note()
+        return 1.0
+
+    def note(self) -> None:
+        """Say how many lines were left out since the last one."""
+        if self.suppressed:
+            self.tokens -= 1
+            self._send(f"[looop: {self.suppressed} lines suppressed]")
+            self.suppressed = 0
+
+    def _send(self, text: str) -> None:
+        try:
+            self.send(text, SYSLOG_IDENTIFIER="looop", LOOOP_SESSION=self.session, PRIORITY=6)
+        except OSError:
+            pass
