@@ -103,11 +103,10 @@ async def housekeep(s: Services) -> tuple[list[fleet.Session], claims.Judge]:
         journal.emit("claim_reap_skipped", text=str(error))
     judge = claims.judge(s.live, s.system)
     live = s.live.live([fleet.unit_name("*")])
+    s.live.watch = {holder.unit for c in claims.listing(paths) if (holder := c.holder)}
     waiting = mailbox.waiting(paths, judge, now.wall)
     sessions = fleet.read(paths, config, live, now, waiting, await fleet.probe(paths, live))
-    for session in sessions:
-        if not session.alive:
-            fleet.close(paths, session, s.live.results.get(session.invocation, ""), now)
+    note_ends(s.live, paths, sessions, now)
     if s.confined:
         s.allow(STEP + (config.verify_timeout or 600))
         if await verify.settle(s.live, paths, config, sessions, now):
@@ -116,6 +115,26 @@ async def housekeep(s: Services) -> tuple[list[fleet.Session], claims.Judge]:
     for problem in prune(s, live, judge):
         journal.emit("state_degraded", text=problem)
     return sessions, judge
+
+
+def note_ends(live: Live, paths: Paths, sessions: list[fleet.Session], now: Stamp) -> None:
+    """Record the end of every generation once, with the kernel's verdict while it can still be learned."""
+    for session in sessions:
+        if session.alive or session.state == "unknown" or not session.invocation:
+            continue
+        result = live.results.get(session.invocation, "")
+        try:
+            if not fleet.record_verdict(paths, session.unit, session.invocation, result, now):
+                continue
+        except StateError as error:
+            journal.emit("state_degraded", session=session.id, text=str(error))
+            continue
+        how = f"exited {session.exit_code}" if session.state == "exited" else session.signal or "left no exit record"
+        parts = [how, f"systemd says {result}" if result else "", session.reason and f"stopped by {session.reason}"]
+        journal.emit(
+            "worker_ended", session=session.id, run=session.run, exit_code=session.exit_code, result=result,
+            text=f"{session.id}: {', '.join(part for part in parts if part)}",
+        )  # fmt: skip
 
 
 def prune(s: Services, live: dict[str, str], judge: claims.Judge) -> list[str]:
@@ -157,9 +176,7 @@ async def sense(s: Services, sessions: list[fleet.Session], judge: claims.Judge)
     probes.publish(paths, "sessions", probes.sessions(x.to_json() for x in sessions))
     listed = [{"name": c.name, "broken": c.broken} if c.broken else c.to_json() for c in claims.listing(paths)]
     probes.publish(paths, "claims", probes.claims(listed, now))
-    probes.publish(
-        paths, "goals", probes.goals(store.names(paths.goals, ".md"), activity(paths), now)
-    )
+    probes.publish(paths, "goals", probes.goals(store.names(paths.goals, ".md"), activity(paths), now))
     probes.publish(paths, "schedules", probes.schedules(schedules.readings(paths, now)))
     asks = [
         {"id": a.id, "worker": a.worker, "ts": a.ts, "state": mailbox.state(a, judge)}
@@ -325,7 +342,7 @@ async def by_command(s: Services, number: int, seen: Seen, told: Context) -> Res
     paths, config = s.paths, s.config
     run = runs.new(paths, s.clock())
     data = world_json(seen.world, told)
-    text = prompt.build(seen.world, told, config.prompt_max_bytes)
+    text = prompt.build(seen.world, told, config.prompt_max_bytes, config.decider_output)
     decide.prepare(paths, config, run, text, data)
     commit.stage(paths, run, baseline(seen.world))
     record = runs.save(paths, runs.Record(run, "deciding", "decider", s.clock(), seen.world.hash))

@@ -34,6 +34,7 @@ from looop.paths import Paths
 from looop.sessions import fleet, launch
 from looop.systemd import journal
 from looop.systemd.live import Live
+from looop.systemd.manager import exact
 from looop.systemd.services import Confinement, run as run_service
 
 OUTPUT_SHOWN = 2048
@@ -92,8 +93,8 @@ async def execute(hands: Hands, move: Move) -> str:
             schedules.drop(paths, name)
             schedules.disarm(hands.live, name)
         case SendTell(worker=worker, message=message):
-            target = hands.live.live([fleet.unit_name(worker)]).get(fleet.unit_name(worker))
-            tells.send(paths, worker, target, message, now)
+            unit = fleet.unit_name(worker)
+            tells.send(paths, worker, hands.live.live([exact(unit)]).get(unit), message, now)
         case Notify(message=message):
             journal.emit("notify", text=message, run=hands.run)
         case _:
@@ -110,7 +111,7 @@ async def start_worker(hands: Hands, move: StartWorker) -> str:
         verify=move.verify or "",
         source=hands.source,
         run=hands.run,
-        limits=move.limits,
+        limits=move.limits.to_json(),
     )
     policy.touch_goal(hands.paths, move.id, hands.now)
     return await launch.start(hands.live, hands.paths, hands.config, brief, hands.now)

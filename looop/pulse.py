@@ -12,8 +12,7 @@ import signal
 import sys
 import time
 
-from looop import __version__, beat, recover, schedules, seed
-from looop.claims import reap
+from looop import __version__, beat, claims, nudges, recover, schedules, seed
 from looop.clock import now
 from looop.config import Config, load
 from looop.errors import ExitCode, LooopError, Refused, TimedOut, TryAgain, Unavailable, UsageError
@@ -21,6 +20,7 @@ from looop.paths import Paths
 from looop.sessions import fleet
 from looop.systemd import identity, journal, notify, services
 from looop.systemd.live import Live
+from looop.systemd.manager import exact
 
 LISTEN_FDS_START = 3
 SLICES = ("looop-worker.slice", "looop-helper.slice")
@@ -44,7 +44,7 @@ class Pulse:
         self.known: dict[str, str] | None = None
         self.confined: dict[str, bool] = {}
         self.number = 0
-        self.forced = True
+        self.forced = "the pulse started"
 
     # -- life
 
@@ -59,12 +59,16 @@ class Pulse:
         self.live.on_state = self.bus_state
         await self.live.connect()
         self.feed_watchdog()
-        self.confined = await services.measure(self.live, self.paths)
+        try:
+            self.confined = await services.measure(self.live, self.paths)
+        except (LooopError, OSError) as error:
+            self.confined = {f"measurable ({error})": False}
         journal.emit("sandbox_measured", text=_listed(self.confined))
         if not all(self.confined.values()) and self.config.sandbox != "off":
             journal.emit("sandbox_missing", text=_listed(self.confined))
         recover.recover(self.live, self.paths, self.config, now())
-        for problem in await schedules.arm(self.live, self.paths, now()):
+        problems = await schedules.arm(self.live, self.paths, now()) + await nudges.rearm(self.live, self.paths, now())
+        for problem in problems:
             journal.emit("state_degraded", text=problem)
         (self.paths.runtime / KEEP_WORKERS).unlink(missing_ok=True)
         notify.ready()
@@ -118,12 +122,12 @@ class Pulse:
             except LooopError as error:
                 journal.emit("beat_failed", text=str(error))
                 notify.status(f"beat {self.number} failed: {error}"[:REASON_STATUS])
-                self.forced = True
+                self.forced = "the last beat failed"
                 return
             except Exception as error:  # the beat boundary: a fault of ours must not end the loop
                 journal.emit("beat_failed", text=f"internal error: {type(error).__name__}: {error}", trace=True)
                 notify.status(f"beat {self.number} failed: internal error {type(error).__name__}")
-                self.forced = True
+                self.forced = "the last beat failed"
                 return
             finally:
                 self.deadline = float("inf")
@@ -178,15 +182,15 @@ class Pulse:
     def look(self) -> None:
         """A unit may have changed: compare with what was known; on a death, reap its claims now and beat."""
         try:
-            units = self.live.live([fleet.unit_name("*"), "looop-hold-*.scope"])
+            units = self.live.live([fleet.unit_name("*"), *map(exact, self.live.watch)])
             if units == self.known:
                 return
             gone = {u: i for u, i in (self.known or {}).items() if units.get(u) != i}
             self.known = units
-            for unit, invocation in gone.items():
-                fleet.record_verdict(self.paths, unit, invocation, self.live.results.get(invocation, ""), now())
             if gone:
                 self.reap_claims()
+                ends = fleet.read(self.paths, self.config, units, now(), {})
+                beat.note_ends(self.live, self.paths, ends, now())
             self.poked.set()
         except Unavailable:
             self.known = None  # unknown, not empty: the next look compares nothing
@@ -195,8 +199,7 @@ class Pulse:
 
     def reap_claims(self) -> None:
         try:
-            for claim in reap(self.paths, lambda: identity.judge(self.live, self.system), timeout=0):
-                journal.emit("claim_reaped", claim=claim.name, session=claim.session, text=claim.name)
+            claims.reap(self.paths, claims.snapshot(self.live, self.system))
         except TryAgain:
             self.poked.set()  # somebody is claiming right now; the beat reaps
 

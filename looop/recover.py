@@ -6,6 +6,7 @@ decision as interrupted.
 """
 
 from looop import audit, commit, decide, runs
+from looop.actions import MOVES
 from looop.clock import Stamp
 from looop.config import Config
 from looop.errors import StateError, Unavailable
@@ -62,11 +63,12 @@ def carried_out(paths: Paths, record: runs.Record) -> bool:
 
 def interrupted(paths: Paths, config: Config, record: runs.Record, now: Stamp) -> None:
     """Report a move that was cut short; a rule may decide it again only when repeating it is harmless."""
-    word = str(record.action.get("action"))
+    action = str(record.action.get("action"))
+    word = MOVES[action].word if action in MOVES else action
     text = f"INTERRUPTED {word}: the pulse ended while it was carried out; it may have happened in part"
     runs.advance(paths, record, "interrupted", error=text)
     if not audit.has(paths, record.run):
         audit.line(paths, config, text, record.run, now)
     journal.emit("tick_interrupted", run=record.run, action=word, text=f"{word} of {record.run}")
-    if word in REPEATABLE and record.rule:
+    if action in REPEATABLE and record.rule:
         commit.release_rule(paths, record.run)

@@ -109,7 +109,7 @@ def context(
         changed=diff(committed, baseline(seen)),
         asks=asked(paths, judge),
         journal=journal_tail(paths),
-        last_failure=failure and Failed(failure.run, failure.code, failure.error, state.total, failure.at),
+        last_failure=None if failure is None else Failed(failure.run, failure.code, failure.error, state.total, failure.at),
         interrupted=tuple(Interrupted(r.run, r.error, r.action) for r in interrupted if not r.seen),
         last_shell=last_shell(paths),
         flapping=guards.flapping(state, config.flap_streak),
