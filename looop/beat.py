@@ -410,7 +410,8 @@ async def carry_out(
     paths, config = s.paths, s.config
     kind = word(decision.move)
     s.status(f"beat {number}: {summary(decision.move)}")
-    s.allow(STEP * 3 + (config.shell_timeout or 7 * 86400 if isinstance(decision.move, RunShell) else 0))
+    shell = (config.shell_timeout or 7 * 86400) if isinstance(decision.move, RunShell) else 0
+    s.allow(STEP * 3 + shell)
     hands = execute.Hands(s.live, paths, config, s.clock(), record.run, record.source, s.confined)
     try:
         done = await execute.execute(hands, decision.move)
@@ -464,4 +465,5 @@ def fleet_text(sessions: list[fleet.Session]) -> str:
     """The fleet in a few words, for the status line."""
     alive = [x for x in sessions if x.alive]
     asking = sum(x.health == "waiting-ask" for x in alive)
-    return f"{len(alive)} worker{'s' if len(alive) != 1 else ''}" + (f", {asking} waiting for an answer" if asking else "")
+    count = f"{len(alive)} worker{'s' if len(alive) != 1 else ''}"
+    return count + (f", {asking} waiting for an answer" if asking else "")

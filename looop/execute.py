@@ -170,4 +170,3 @@ def shell_confinement(hands: Hands) -> Confinement | None:
         return None
     writable = (str(runs.folder(hands.paths, hands.run)), *config.shell_write_paths)
     return Confinement(write_paths=writable, bus=config.shell_bus or hands.source != "decider")
-

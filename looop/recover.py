@@ -16,9 +16,7 @@ from looop.systemd import journal
 from looop.systemd.live import Live
 
 # moves that may safely be decided again: writing the same file or timer twice is writing it once
-REPEATABLE = frozenset(
-    "noop write_goal archive_goal write_sensor write_playbook start_worker kill_worker write_schedule drop_schedule".split()
-)
+REPEATABLE = frozenset(MOVES) - {"run_shell", "send_tell", "notify"}
 
 
 def recover(live: Live, paths: Paths, config: Config, now: Stamp) -> None:

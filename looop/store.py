@@ -236,7 +236,7 @@ def names(folder: Path, suffix: str) -> list[str]:
         return []
     except OSError as error:
         raise _cannot("list", folder, error) from error
-    return sorted(n[: -len(suffix)] for n in found if n.endswith(suffix) and not n.startswith("."))
+    return sorted(n.removesuffix(suffix) for n in found if n.endswith(suffix) and not n.startswith("."))
 
 
 def _ledger(path: Path) -> dict[str, int]:

@@ -58,7 +58,8 @@ async def judge(live: Live, paths: Paths, config: Config, session: Session, now:
     except Unavailable:
         return True  # nothing was learned, so nothing is recorded
     except LooopError as error:
-        tries, output, ok, how, code = max(1, config.verify_tries), str(error), False, "could not be run", None
+        tries = max(1, config.verify_tries)
+        output, ok, how, code = str(error), False, "could not be run", None
     last = ok or tries >= max(1, config.verify_tries)
     state = "pass" if ok else "fail" if last else "pending"
     record: dict[str, Any] = {"v": 1, "invocation": session.invocation, "verdict": state, "tries": tries, "exit_code": code}

@@ -99,7 +99,9 @@ def context(
     unknown: tuple[str, ...] = (),
 ) -> Context:
     """What a decider is told besides the world. Raises StateError."""
-    failure = state.failure
+    failure, failed = state.failure, None
+    if failure:
+        failed = Failed(failure.run, failure.code, failure.error, state.total, failure.at)
     interrupted, _ = runs.in_states(paths, "interrupted")
     return Context(
         now=now,
@@ -109,7 +111,7 @@ def context(
         changed=diff(committed, baseline(seen)),
         asks=asked(paths, judge),
         journal=journal_tail(paths),
-        last_failure=None if failure is None else Failed(failure.run, failure.code, failure.error, state.total, failure.at),
+        last_failure=failed,
         interrupted=tuple(Interrupted(r.run, r.error, r.action) for r in interrupted if not r.seen),
         last_shell=last_shell(paths),
         flapping=guards.flapping(state, config.flap_streak),

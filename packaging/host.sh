@@ -27,7 +27,10 @@ need() { # PACKAGE...: install those of them that are not there
 }
 
 # mmdebstrap checks the mirror's signature with gpgv or gpg, whichever release it is
-need_machine() { need python3 systemd-container mmdebstrap gpg gpgv debian-archive-keyring ca-certificates; }
+need_machine() {
+    need python3 systemd-container mmdebstrap gpg gpgv debian-archive-keyring ca-certificates
+    ! booted || need dbus # machines are then scopes of this systemd
+}
 
 machine_suite() {
     local suite

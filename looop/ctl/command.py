@@ -54,7 +54,7 @@ def add_body(parser: Parser, what: str) -> None:
 
 def add_journal(parser: Parser) -> None:
     """The --journal flag of every verb that changes something."""
-    parser.add_argument("--journal", metavar="TEXT", default="", help="the line for journal.md, instead of the usual one")
+    parser.add_argument("--journal", metavar="TEXT", default="", help="the line for journal.md, in place of the usual")
 
 
 def body(words: Sequence[str]) -> str:

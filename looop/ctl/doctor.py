@@ -38,7 +38,7 @@ def _configure(parser: Parser) -> None:
 def manager(context: Context) -> Iterator[Finding]:
     """The user manager and what it can do."""
     with Manager("user") as user:
-        version = str(user.get_manager("Version", "s"))
+        version = user.version()
         number = int("".join(c for c in version.split(".")[0] if c.isdigit()) or 0)
         level = "ok" if number >= MINIMUM_SYSTEMD else "fail"
         yield Finding(level, f"systemd {version} answers on the user bus (needs {MINIMUM_SYSTEMD})")
@@ -78,7 +78,7 @@ def confinement(context: Context) -> Iterator[Finding]:
         live = Live("user")
         await live.connect()
         try:
-            return await services.measure(live, context.paths)
+            return dict(await services.measure(live, context.paths))
         finally:
             await live.aclose()
 

@@ -62,6 +62,8 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     if args.worker is not None:
         values["worker_command"] = toml_string(args.worker)
     if args.decider_cost is not None:
+        if not re.fullmatch(r"\d+(\.\d+)?", args.decider_cost):
+            raise UsageError(f"cannot use {args.decider_cost!r} as a price", hint="a number of dollars, such as 0 or 0.05")
         values["decider_cost_usd"] = args.decider_cost
     old = store.read_text(paths.config)
     text = changed(old or "# looop's settings; `looopctl doctor --settings` lists them all\n", values)
@@ -78,8 +80,8 @@ def _run(args: argparse.Namespace, context: Context) -> int:
         print(f"laid down the starter playbook, rules and sensor in {paths.data}")
     if runner == "command" and config.decider_cost_usd is None and config.max_daily_usd:
         print(
-            "note: this decider's price is not known; unless it reports cost_usd, looop stops deciding after three runs.\n"
-            "      Set it with --decider-cost USD (0 when it is free)."
+            "note: this decider's price is not known; unless it reports cost_usd, looop stops deciding after three\n"
+            "      runs. Set it with --decider-cost USD (0 when it is free)."
         )
     print("next: systemctl --user start looop")
     return 0

@@ -61,4 +61,3 @@ def _run(args: argparse.Namespace, context: Context) -> int:
 
 
 command = Command(_configure, _run)
-

@@ -81,5 +81,3 @@ def snapshots(context: Context) -> dict[str, Any]:
         except (ValueError, StateError):
             continue
     return found
-
-

@@ -86,4 +86,3 @@ def _down(args: argparse.Namespace, context: Context) -> int:
 
 command_up = Command(_configure_up, _up)
 command_down = Command(_configure_down, _down)
-

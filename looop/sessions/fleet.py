@@ -215,8 +215,8 @@ def record_verdict(paths: Paths, unit: str, invocation: str, result: str, now: S
     if not store.create(folder / "ended.json", store.dump_json(record)):
         return False
     session = _session(paths, worker_id, "", now)
-    fields = {"run": session.run, "result": result, "code": session.exit_code, "signal": session.signal}
-    journal.emit("worker_ended", session=worker_id, text=f"{worker_id}: {how_ended(session)}", **fields)
+    code, text = session.exit_code, f"{worker_id}: {how_ended(session)}"
+    journal.emit("worker_ended", session=worker_id, run=session.run, result=result, code=code, text=text)
     return True
 
 

@@ -141,6 +141,17 @@ class Manager:
             times.append(time.time() + monotonic / 1e6 - time.monotonic())
         return min(times, default=None)
 
+    def version(self) -> str:
+        """systemd's version, such as "252.39-1~deb12u1"."""
+        return str(self._bus.get_property(MANAGER_PATH, _MANAGER, "Version", "s"))
+
+    def unit_file_state(self, unit: str) -> str:
+        """enabled, disabled, static, ...; "" when no such unit file is installed."""
+        try:
+            return str(self._call("GetUnitFileState", "s", unit))
+        except BusError:
+            return ""
+
     # -- changing
     def set_properties(self, unit: str, properties: Mapping[str, Any], runtime: bool = True) -> None:
         """Change properties of a unit, until reboot or (runtime=False) for good."""

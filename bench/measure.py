@@ -1,0 +1,159 @@
+"""Figures of a running looop. Run inside a machine, as the user looop is installed for:
+
+    python3 -m bench.measure deaths 100    last process of a worker ends -> its lease is gone, and the beat that follows
+    python3 -m bench.measure edits 50      a goal is edited -> a beat starts
+    python3 -m bench.measure beat 30       cost of an unchanged beat: 10 sensors, 8 workers, 50 goals; memory
+
+It starts looop on empty folders and leaves it stopped. Figures are this machine's; compare within one run.
+"""
+
+import os
+import select
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from looop import store
+from looop.systemd.manager import Manager
+from looop.watch import Watcher
+from tests.machine.harness import Events, Journal, Pulse, cgroup_pids, fresh_pulse, looopctl, unit, units
+
+IDLE = "idle"
+
+
+def show(name: str, values: Sequence[float], unit_name: str = "ms") -> None:
+    """One line: count, median, p99 and maximum."""
+    ordered = sorted(values)
+    p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+    print(
+        f"{name}: n={len(ordered)} p50={statistics.median(ordered):.1f} p99={p99:.1f} max={ordered[-1]:.1f} {unit_name}",
+        flush=True,
+    )
+
+
+def quiet(pulse: Pulse, events: Events) -> None:
+    events.wait_for(lambda: unit(pulse.service, "StatusText")["StatusText"].startswith(IDLE))
+
+
+def stamp(entry: dict[str, str]) -> float:
+    """When the program sent the entry, Unix seconds."""
+    return int(entry.get("_SOURCE_REALTIME_TIMESTAMP") or entry["__REALTIME_TIMESTAMP"]) / 1e6
+
+
+def deaths(pulse: Pulse, events: Events, journal: Journal, count: int) -> None:
+    """Kill workers that hold a lease, one after the other."""
+    pulse.configure("beat_gap = 0\nmax_workers = 0\n")
+    pulse.start()
+    to_removal, to_beat = [], []
+    with Manager("user") as user, Watcher(pulse.data / "claims") as watcher:
+        for n in range(count):
+            looopctl("worker", "start", f"w{n}", "--command", "sleep infinity", "wait")
+            looopctl("claim", "lease", "--session", f"w{n}")
+            quiet(pulse, events)
+            scope = f"looop-worker-w{n}.scope"
+            ends = [os.pidfd_open(pid) for pid in cgroup_pids(scope)]
+            beats = len(journal.find(LOOOP_EVENT="tick_start"))
+            watcher.drain()
+            user.kill(scope)
+            for end in ends:
+                select.select([end], [], [], 10)
+                os.close(end)
+            wall, ended = time.time(), time.monotonic()
+            while (pulse.data / "claims/lease.json").exists():
+                watcher.wait(10)
+            to_removal.append((time.monotonic() - ended) * 1000)
+            beat = journal.wait("tick_start", count=beats + 1)
+            to_beat.append((stamp(beat) - wall) * 1000)
+    show("last process ended -> lease removed", to_removal)
+    show("last process ended -> beat started", to_beat)
+
+
+def edits(pulse: Pulse, events: Events, journal: Journal, count: int) -> None:
+    """Edit a goal the way an editor does."""
+    pulse.configure("beat_gap = 0\n")
+    pulse.start()
+    quiet(pulse, events)
+    latencies = []
+    for n in range(count):
+        beats = len(journal.find(LOOOP_EVENT="tick_start"))
+        wall = time.time()
+        store.write(pulse.data / "goals/g.md", f"version {n}\n")
+        latencies.append((stamp(journal.wait("tick_start", count=beats + 1)) - wall) * 1000)
+        # the edit may poke twice (create and rename): let the second beat pass
+        quiet(pulse, events)
+        looopctl("beat")
+        journal.wait("tick_start", count=len(journal.find(LOOOP_EVENT="tick_start")) + 1)
+        quiet(pulse, events)
+    show("goal edited -> beat started", latencies)
+
+
+def cpu_ms(name: str) -> float:
+    return int(unit(name, "CPUUsageNSec")["CPUUsageNSec"]) / 1e6
+
+
+def kilobytes(path: str, key: str) -> int:
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1])
+    raise ValueError(f"{path} has no {key}")
+
+
+def beat(pulse: Pulse, events: Events, journal: Journal, count: int) -> None:
+    """Force unchanged beats and account for them."""
+    pulse.configure("beat_gap = 0\n")
+    looopctl("sensor", "list")
+    for n in range(10):
+        pulse.sensor(f"s{n}", 'echo \'{"signal": 1}\'')
+    for n in range(50):
+        looopctl("goal", "write", f"g{n}", f"goal number {n}\nwith a second line")
+    pulse.start()
+    for n in range(8):
+        looopctl("worker", "start", f"w{n}", "--command", "sleep infinity", "wait")
+    quiet(pulse, events)
+    monitor = subprocess.Popen(
+        ["busctl", "--user", "monitor", "--json=short", "org.freedesktop.systemd1"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    services = (pulse.service, "looop-sense.service")
+    walls, pulse_cpu, sense_cpu = [], [], []
+    for _ in range(count):
+        before = len(journal.find(LOOOP_EVENT="world_unchanged"))
+        used = [cpu_ms(pulse.service)]
+        looopctl("beat")
+        end = journal.wait("world_unchanged", count=before + 1)
+        quiet(pulse, events)
+        start = [e for e in journal.find(LOOOP_EVENT="tick_start") if stamp(e) <= stamp(end)][-1]
+        walls.append((stamp(end) - stamp(start)) * 1000)
+        pulse_cpu.append(cpu_ms(pulse.service) - used[0])
+        sense_cpu.append(cpu_ms(services[1]))
+    monitor.terminate()
+    lines = (monitor.communicate()[0] or "").splitlines()
+    calls = sum('"type":"method_call"' in line for line in lines)
+    show("unchanged beat, wall", walls)
+    show("unchanged beat, CPU of the pulse", pulse_cpu)
+    show("unchanged beat, CPU of looop-sense.service (10 sensors)", sense_cpu)
+    print(f"bus calls to systemd while measuring, this script's own included: {calls / count:.1f} a beat")
+    print(f"pulse RSS: {kilobytes(f'/proc/{pulse.pid}/status', 'VmRSS') / 1024:.1f} MiB")
+    shims = [cgroup_pids(name)[0] for name in sorted(units("looop-worker-*.scope", "active"))]
+    show("shim PSS", [kilobytes(f"/proc/{pid}/smaps_rollup", "Pss:") / 1024 for pid in shims], "MiB")
+
+
+def main() -> int:
+    measures = {"deaths": deaths, "edits": edits, "beat": beat}
+    if len(sys.argv) != 3 or sys.argv[1] not in measures or not sys.argv[2].isdigit():
+        print(__doc__, file=sys.stderr)
+        return 64
+    events = Events()
+    try:
+        with fresh_pulse(events) as pulse:
+            measures[sys.argv[1]](pulse, events, Journal(events), int(sys.argv[2]))
+    finally:
+        events.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
