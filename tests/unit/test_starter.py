@@ -1,4 +1,4 @@
-"""The starter scripts, with stand-ins for systemctl and looopctl: unit names are data, and only the human's word acts."""
+"""The starter scripts, with stand-ins for systemctl and looopctl: a unit name is data; only the human's word acts."""
 
 import json
 import os
