@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,8 +57,8 @@ def test_units_are_valid(tmp_path: Path) -> None:
     units = sorted(p for p in (ROOT / "units" / "user").glob("*.*") if p.suffix != ".in")
     if not units:
         pytest.skip("there are no units")
-    for unit in units:  # programs are checked to exist, and where they will be is the installer's to say
-        shutil.copy(unit, tmp_path)
+    for unit in units:  # the installer fills in @WORDS@, and puts the programs there
+        (tmp_path / unit.name).write_text(re.sub("@[A-Z]+@", "/usr/libexec/looop", unit.read_text()))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--user", "--man=no", *(tmp_path / unit.name for unit in units)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
