@@ -1,0 +1,212 @@
+"""The shim on a real terminal: what a worker prints, how it ends, and who may ask."""
+
+import json
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from looop.paths import Paths
+from looop.sessions import shim, wire
+from looop.sessions.transcript import JournalLines, Transcript
+
+
+def job(paths: Paths, command: str, **changes: object) -> dict[str, object]:
+    folder = paths.session("w")
+    folder.mkdir(exist_ok=True)
+    return {
+        "id": "w", "invocation": "i" * 32, "unit": "looop-worker-w.scope", "command": command, "cwd": str(paths.data),
+        "folder": str(folder), "control": str(paths.runtime / "w.sock"), "rows": 24, "cols": 80,
+        "transcript_max": 0, "journal_rate": 0,
+    } | changes  # fmt: skip
+
+
+def run(
+    paths: Paths,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    client: Callable[[], None] | None = None,
+    **changes: object,
+) -> tuple[dict[str, Any], bytes]:
+    """The command under the shim's own loop; its exit record and transcript."""
+    monkeypatch.chdir(paths.data)
+    poll = select.poll()
+    worker = shim.Worker(job(paths, command, **changes), "/no-such-group")
+    control = shim.Control(str(paths.runtime / "w.sock"), poll)
+    thread = threading.Thread(target=client) if client else None
+    if thread:
+        thread.start()
+    shim.supervise(worker, control, poll)
+    worker.finish()
+    control.close()
+    for held in control.held.values():
+        held.close()
+    if thread:
+        thread.join()
+    for fd in (worker.master, worker.pidfd, worker.record, worker.transcript.fd):
+        os.close(fd)
+    folder = paths.session("w")
+    return json.loads((folder / "exit.json").read_text()), (folder / "output.log").read_bytes()
+
+
+def ask(paths: Paths, line: bytes) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX) as end:
+        end.connect(str(paths.runtime / "w.sock"))
+        end.sendall(line)
+        return wire.decode(end.makefile("rb").readline())
+
+
+@pytest.mark.parametrize(
+    "command, code, number",
+    [("exit 0", 0, None), ("exit 3", 3, None), ("kill -TERM $$", None, signal.SIGTERM), ("no-such-program", 127, None)],
+)
+def test_the_exit_record_says_how_the_command_ended(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, command: str, code: int | None, number: int | None
+) -> None:
+    record, _ = run(paths, monkeypatch, command)
+    assert (record["code"], record["signal"], record["invocation"]) == (code, number, "i" * 32)
+    assert not (paths.session("w") / ".exit.tmp").exists()
+
+
+def test_all_output_is_in_the_transcript_before_the_exit_record(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, log = run(paths, monkeypatch, "seq 100000")
+    assert log.decode().split() == [str(n) for n in range(1, 100001)]
+    assert record["bytes"] == len(log) and record["lost"] == 0
+
+
+def test_the_command_has_a_controlling_terminal_of_its_own(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "tty < /dev/tty >/dev/null && stty size && test -t 0 && test -t 2 && pwd"
+    _, log = run(paths, monkeypatch, command, cols=100)
+    assert log.decode().split() == ["24", "100", str(paths.data)]
+
+
+def test_signals_are_at_their_defaults(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, log = run(paths, monkeypatch, "grep -E 'Sig(Ign|Blk)' /proc/self/status")
+    # 32 and 33 are the C library's own, and no program can reset them
+    assert [int(line.split()[1], 16) & 0x7FFFFFFF for line in log.decode().splitlines()] == [0, 0]
+
+
+def test_a_worker_that_closes_its_terminal_costs_no_time(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = time.process_time()
+    record, _ = run(paths, monkeypatch, "exec <&- >&- 2>&-; read -t 0.2 < <(exec sleep 0.2); exit 5")
+    assert record["code"] == 5
+    assert time.process_time() - before < 0.1
+
+
+def test_a_child_that_keeps_the_terminal_does_not_delay_the_end(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, log = run(paths, monkeypatch, "trap '' HUP; sleep 60 & echo $!; exit 4")
+    assert record["code"] == 4
+    os.kill(int(log), signal.SIGKILL)
+
+
+def test_control_answers_and_refuses(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    replies: list[dict[str, Any]] = []
+    requests = [
+        wire.encode({"op": "status"}), wire.encode({"op": "resize", "rows": 40, "cols": 132}),
+        wire.encode({"op": "resize", "rows": 0, "cols": True}), wire.encode({"op": "dance"}), b"[]\n", b"\xff\n",
+    ]  # fmt: skip
+
+    def client() -> None:
+        with socket.socket(socket.AF_UNIX) as stuck:
+            stuck.connect(str(paths.runtime / "w.sock"))
+            stuck.send(b"{")
+            replies.extend(ask(paths, line) for line in requests)
+        (paths.data / "go").touch()
+
+    wait = "until test -e go; do read -t 0.05 < <(exec sleep 1); done; stty size"
+    _, log = run(paths, monkeypatch, wait, client)
+    status = replies[0]["data"]
+    assert (status["id"], status["rows"], status["cols"]) == ("w", 24, 80)
+    assert status["idle_s"] >= 0 and status["cpu_idle_s"] is None
+    assert [reply["ok"] for reply in replies] == [True, True, False, False, False, False]
+    assert log.split()[-2:] == [b"40", b"132"]
+
+
+def test_a_follower_hears_of_output_and_of_the_end(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[bytes] = []
+
+    def client() -> None:
+        with socket.socket(socket.AF_UNIX) as end:
+            end.connect(str(paths.runtime / "w.sock"))
+            end.sendall(wire.encode({"op": "follow"}))
+            end.recv(4096)
+            (paths.data / "go").touch()
+            while data := end.recv(4096):
+                heard.append(data)
+
+    run(paths, monkeypatch, "until test -e go; do read -t 0.05 < <(exec sleep 1); done; echo hello", client)
+    assert b"".join(heard).strip(b"\n") == b"" and heard
+
+
+def test_a_long_transcript_loses_its_older_half_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "output.log"
+    transcript = Transcript(str(path), 10000)
+    for n in range(5000):
+        transcript.write(b"line %d\n" % n)
+    first, *lines = path.read_text().splitlines()
+    assert path.stat().st_size <= 10000 + 20
+    assert lines[-1] == "line 4999" and lines[0].startswith("line ")
+    dropped = int(first.split()[1])
+    notes = transcript.written - sum(len(b"line %d\n" % n) for n in range(5000))
+    assert dropped + path.stat().st_size - len(first) - 1 == transcript.written and notes == 0
+    os.close(transcript.fd)
+
+
+def test_a_full_disk_costs_output_only(tmp_path: Path) -> None:
+    transcript = Transcript("/dev/full", 0)
+    transcript.write(b"gone")
+    assert transcript.lost == 4
+    os.close(transcript.fd)
+    transcript.fd = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    transcript.write(b"back")
+    os.close(transcript.fd)
+    assert b"4 bytes of output are lost" in (tmp_path / "log").read_bytes()
+    assert (tmp_path / "log").read_bytes().endswith(b"back") and transcript.lost == 0
+
+
+def test_journal_lines_stay_below_their_rate_and_count_what_they_left_out() -> None:
+    pytest.importorskip("systemd.journal")
+    lines, sent = JournalLines("w", 5), list[str]()
+    lines.send = lambda text, **fields: sent.append(text)
+    lines.feed(b"".join(b"\x1b[31mline %d\x1b[0m\r\n" % n for n in range(1000)))
+    assert sent == [f"line {n}" for n in range(5)]
+    lines.note()
+    assert sent[-1] == "[looop: 995 lines suppressed]"
+
+
+def test_the_processor_time_of_the_shim_itself_is_not_the_workers(tmp_path: Path) -> None:
+    meter = shim.WorkMeter(str(tmp_path))
+    assert meter.idle() is None
+    stat = tmp_path / "cpu.stat"
+    meter.files = [str(stat)]
+    stat.write_text(f"usage_usec {int(time.process_time() * 1e6)}\n")
+    meter.base, meter.active = (meter._used(), time.monotonic()), time.monotonic() - 100
+    idle = meter.idle()
+    assert idle is not None and idle >= 100
+    stat.write_text(f"usage_usec {int(time.process_time() * 1e6) + 500_000}\n")
+    assert meter.idle() == 0
+
+
+@pytest.mark.parametrize(
+    "raw, text",
+    [
+        (b"\x1b[1;31mred\x1b[0m\r\n", "red\n"),
+        (b"10%\r50%\r100%\r\n", "100%\n"),
+        (b"\x1b]0;title\x07x\x1b]8;;http://a\x1b\\y\n", "xy\n"),
+        (b"\x1b(Bplain\x1b=\xff\n", "plain\ufffd\n"),
+        (b"a\tb\x07\x00c\x1b", "a\tbc"),
+    ],
+)
+def test_plain_text_has_no_control_sequences(raw: bytes, text: str) -> None:
+    assert wire.plain(raw) == text
+
+
+def test_it_runs_only_in_its_own_scope(tmp_path: Path) -> None:
+    assert shim.own_group("looop-worker-w.scope") == ""
