@@ -186,8 +186,9 @@ def folder() -> str:
     return os.path.join(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}", "looop", "sense")
 
 
-def main(arguments: "list[str]") -> int:
+def main(arguments: "list[str] | None" = None) -> int:
     """Take the job (once: a second start finds none), do it."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     here = arguments[0] if arguments else folder()
     path = os.path.join(here, "job.json")
     try:
