@@ -338,18 +338,17 @@ def evaluate(rules: Sequence[Rule], world: Mapping[str, Any], fired: Fired, now:
     problems: list[str] = []
     seen: dict[str, set[str]] = {}
     for rule in rules:
-        try:
-            roots = list(_roots(rule, world))
-        except _EVALUATION_ERRORS as error:
-            problems.append(f"rule {rule.name!r}: {_text(error)}")
-            continue
-        seen[rule.name] = {key for _, key in roots}
-        for root, key in roots:
+        keys: set[str] = set()
+        earlier = len(problems)
+        for root, key in _occurrences(rule, world, problems):
+            keys.add(key)
             if not _spent(rule, fired.entries.get(rule.name, {}).get(key), now):
                 try:
                     found.append(Match(rule.name, key, _decision(rule, root)))
                 except (*_EVALUATION_ERRORS, DecisionError) as error:
                     problems.append(f"rule {rule.name!r}: {_text(error)}")
+        if len(problems) == earlier:
+            seen[rule.name] = keys
     return Evaluation(found[0] if found else None, tuple(problems), _rearmed(rules, fired, seen), len(found) > 1)
 
 
@@ -357,24 +356,37 @@ def _text(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _roots(rule: Rule, world: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    items = _value(rule.each, world) if rule.each else [None]
-    if not isinstance(items, list):
-        if items is None:
-            return
-        raise ValueError(f"each: expected a list, got {canonical(items)[:80]}")
+def _occurrences(
+    rule: Rule, world: Mapping[str, Any], problems: list[str]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """What the rule matches now, each with its key; an item that cannot be judged does not hold up the others."""
+    try:
+        items = _items(rule, world)
+    except _EVALUATION_ERRORS as error:
+        problems.append(f"rule {rule.name!r}: {_text(error)}")
+        return
     for item in items:
         root = {**world, "item": item}
-        result = _value(rule.when, root)
-        if not _true(result):
-            continue
-        occurrence = _value(rule.once_per, root) if rule.once_per else item if rule.each else result
-        if occurrence is None:
-            raise ValueError("once_per: gave null")
-        yield root, _key(occurrence)
+        try:
+            result = _value(rule.when, root)
+            if _true(result):
+                yield root, _key(_value(rule.once_per, root) if rule.once_per else item if rule.each else result)
+        except _EVALUATION_ERRORS as error:
+            problems.append(f"rule {rule.name!r}: {_text(error)}")
+
+
+def _items(rule: Rule, world: Mapping[str, Any]) -> list[Any]:
+    if not rule.each:
+        return [None]
+    items = _value(rule.each, world)
+    if items is not None and not isinstance(items, list):
+        raise ValueError(f"each: expected a list, got {canonical(items)[:80]}")
+    return items or []
 
 
 def _key(occurrence: Any) -> str:
+    if occurrence is None:
+        raise ValueError("once_per: gave null")
     text = occurrence if isinstance(occurrence, str) else canonical(occurrence)
     if len(text) <= KEY_CHARS:
         return text

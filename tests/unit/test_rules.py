@@ -165,6 +165,16 @@ def test_a_rule_that_fails_is_named_and_the_next_one_decides(text: str, said: st
     assert found.match is not None and found.match.rule == "next"
 
 
+def test_one_item_that_cannot_be_judged_does_not_hold_up_the_others() -> None:
+    found = run(rule(message="{{item}}", each="l", when="length(item) > `0`"), {"l": [5, "good"]})
+    assert found.match is not None and found.match.key == "good" and len(found.problems) == 1
+
+
+def test_a_rule_that_cannot_be_judged_is_not_re_armed() -> None:
+    fired = rules.add(Fired(), "r", "true", "run-1", at(0))
+    assert run(rule(when="length(n) > `0`"), {"n": 5}, fired).fired == fired
+
+
 # -- values in shell text
 
 
