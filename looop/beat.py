@@ -124,17 +124,9 @@ def note_ends(live: Live, paths: Paths, sessions: list[fleet.Session], now: Stam
             continue
         result = live.results.get(session.invocation, "")
         try:
-            if not fleet.record_verdict(paths, session.unit, session.invocation, result, now):
-                continue
+            fleet.record_verdict(paths, session.unit, session.invocation, result, now)
         except StateError as error:
             journal.emit("state_degraded", session=session.id, text=str(error))
-            continue
-        how = f"exited {session.exit_code}" if session.state == "exited" else session.signal or "left no exit record"
-        parts = [how, f"systemd says {result}" if result else "", session.reason and f"stopped by {session.reason}"]
-        journal.emit(
-            "worker_ended", session=session.id, run=session.run, exit_code=session.exit_code, result=result,
-            text=f"{session.id}: {', '.join(part for part in parts if part)}",
-        )  # fmt: skip
 
 
 def prune(s: Services, live: dict[str, str], judge: claims.Judge) -> list[str]:

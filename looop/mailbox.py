@@ -185,7 +185,7 @@ def raise_ask(
         ask = Ask(f"{worker}-{n}", worker, prompt, reference, tuple(options), now, holder)
         if not store.create(_ask_path(paths, ask.id), store.dump_json(ask.to_json())):
             raise StateError(f"cannot write {_ask_path(paths, ask.id)}: something is there already")
-    _tell("ask_raised", ask)
+    _tell("ask_raised", ask, ask.prompt)
     return ask
 
 
@@ -214,7 +214,7 @@ def answer(paths: Paths, ask_id: str, text: str, now: float, force: bool = False
             store.write(path, record)
         elif not store.create(path, record):
             raise Refused(f"cannot answer {ask_id}: already answered", hint="--force replaces the answer")
-    _tell("ask_answered", ask)
+    _tell("ask_answered", ask, text)
     return ask
 
 
@@ -229,7 +229,7 @@ def withdraw(paths: Paths, ask_id: str) -> Answer | None:
             return None
         store.retire_numbers(_ledger(paths), [ask_id])
         store.remove(_ask_path(paths, ask_id))
-    _tell("ask_withdrawn", ask)
+    _tell("ask_withdrawn", ask, ask.prompt)
     return None
 
 
@@ -288,7 +288,7 @@ def _answered_before(paths: Paths, ask_id: str, limit: float) -> bool:
     return found is not None and found.ts < limit
 
 
-def _tell(event: str, ask: Ask) -> None:
+def _tell(event: str, ask: Ask, said: str) -> None:
     from looop.systemd import journal
 
-    journal.emit(event, ask=ask.id, session=ask.worker)
+    journal.emit(event, ask=ask.id, session=ask.worker, text=f"{ask.id}: {said}")

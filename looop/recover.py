@@ -63,7 +63,8 @@ def interrupted(paths: Paths, config: Config, record: runs.Record, now: Stamp) -
     """Report a move that was cut short; a rule may decide it again only when repeating it is harmless."""
     action = str(record.action.get("action"))
     word = MOVES[action].word if action in MOVES else action
-    text = f"INTERRUPTED {word}: the pulse ended while it was carried out; it may have happened in part"
+    again = "it is decided anew" if action in REPEATABLE else "it may have happened in part, and is not repeated"
+    text = f"INTERRUPTED {word}: the pulse ended while it was carried out; {again}"
     runs.advance(paths, record, "interrupted", error=text)
     if not audit.has(paths, record.run):
         audit.line(paths, config, text, record.run, now)
