@@ -50,7 +50,7 @@ _PROPERTIES = {
     "a(sasb)": "ExecStart",
     "a(ssbt)": "BindPaths BindReadOnlyPaths",
     "a(st)": "TimersMonotonic",
-    "a(ss)": "TimersCalendar",
+    "a(ss)": "TimersCalendar Paths",
 }
 PROPERTY_SIGNATURES = {name: signature for signature, names in _PROPERTIES.items() for name in names.split()}
 

@@ -200,47 +200,20 @@ class Manager:
                 raise Refused(f"cannot start {unit}: a unit of that name exists") from error
             raise
 
-    def timer(
-        self, unit: str, *, on_active_s: float | None = None, on_calendar: str | None = None,
-        description: str = "", part_of: Sequence[str] = (),
-    ) -> None:  # fmt: skip
-        """Make `NAME.timer`, replacing one of that name; it starts `NAME.service`, usually a template's instance.
-
-        Give one of the two: seconds from now, or an OnCalendar= expression. One that fires once goes away then.
-        """
-        if (on_active_s is None) == (on_calendar is None):
-            raise ValueError("a timer takes either on_active_s or on_calendar")
-        properties: dict[str, Any] = {"AccuracyUSec": usec(0.2), "CollectMode": "inactive-or-failed"}
-        if on_active_s is not None:
-            properties |= {"TimersMonotonic": [("OnActiveSec", usec(on_active_s))], "RemainAfterElapse": False}
-        else:
-            properties |= {"TimersCalendar": [("OnCalendar", on_calendar)], "RemainAfterElapse": False}
-        if description:
-            properties["Description"] = description
-        if part_of:
-            properties["PartOf"] = list(part_of)
+    def watch_paths(self, unit: str, paths: Sequence[str], part_of: str) -> None:
+        """Make `NAME.path`, replacing one of that name: a change in one of `paths` starts `NAME.service`."""
         self.drop(unit)
-        self.start_transient(unit, properties)
-        state = self._settled(unit)
-        if not state and (on_active_s is None or on_active_s > 1):  # a shorter one may have fired by now
-            service = unit.removesuffix(".timer") + ".service"
-            raise Refused(f"cannot start {unit}: there is no {service}, or that time never comes")
+        watched = [("PathChanged", path) for path in paths]
+        self.start_transient(unit, {"Paths": watched, "PartOf": [part_of], "CollectMode": "inactive-or-failed"})
 
     def drop(self, unit: str) -> None:
-        """Stop a unit without processes (a timer), so that its name is free afterwards. Raises TimedOut."""
-        if self.list_units([exact(unit)]):
-            self.stop(unit)
-            self.reset_failed(unit)
-            self._settled(unit, gone=True)
-
-    def _settled(self, unit: str, gone: bool = False) -> bool:
-        """Ask until the unit's job is done (until it is `gone`): True if it is alive then.
-
-        Each question is a turn of the manager's loop, in which it works its job and collection queues.
-        """
+        """Stop a transient unit without processes, and see its name free. Raises TimedOut."""
+        if not self.list_units([exact(unit)]):
+            return
+        self.stop(unit)
+        self.reset_failed(unit)
         deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            state = self.list_units([exact(unit)]).get(unit)
-            if state is None or not (gone or state.job):
-                return state is not None and state.alive
-        raise TimedOut(f"cannot tell what became of {unit}: not settled in 5 s")
+        # each question is a turn of the manager's loop, in which it works its job and collection queues
+        while self.list_units([exact(unit)]):
+            if time.monotonic() > deadline:
+                raise TimedOut(f"cannot remove {unit}: it is still there after 5 s")
