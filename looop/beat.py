@@ -17,6 +17,7 @@ from looop.config import Config
 from looop.environment import environment
 from looop.errors import LooopError, StateError, TryAgain, Unavailable
 from looop.jsonutil import JsonError
+from looop.notices import Notices
 from looop.paths import Paths
 from looop.sessions import fleet
 from looop.systemd import journal
@@ -41,6 +42,7 @@ class Services:
     confined: bool
     allow: Callable[[float], None]
     status: Callable[[str], None]
+    notices: Notices
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ async def housekeep(s: Services) -> tuple[list[fleet.Session], claims.Judge]:
     try:
         claims.reap(paths, claims.snapshot(s.live, s.system), timeout=1.0)
     except (StateError, TryAgain) as error:
-        journal.emit("claim_reap_skipped", text=str(error))
+        s.notices.note("claim_reap_skipped", str(error))
     judge = claims.judge(s.live, s.system)
     live = s.live.live([fleet.unit_name("*")])
     s.live.watch = {holder.unit for c in claims.listing(paths) if (holder := c.holder)}
@@ -113,20 +115,18 @@ async def housekeep(s: Services) -> tuple[list[fleet.Session], claims.Judge]:
             await nudge(s, VERIFY_AGAIN)
         sessions = fleet.read(paths, config, live, now, waiting, await fleet.probe(paths, live))
     for problem in prune(s, live, judge):
-        journal.emit("state_degraded", text=problem)
+        s.notices.note("state_degraded", problem)
     return sessions, judge
 
 
 def note_ends(live: Live, paths: Paths, sessions: list[fleet.Session], now: Stamp) -> None:
     """Record the end of every generation once, with the kernel's verdict while it can still be learned."""
     for session in sessions:
-        if session.alive or session.state == "unknown" or not session.invocation:
-            continue
-        result = live.results.get(session.invocation, "")
-        try:
-            fleet.record_verdict(paths, session.unit, session.invocation, result, now)
-        except StateError as error:
-            journal.emit("state_degraded", session=session.id, text=str(error))
+        if not session.alive and session.invocation:
+            try:
+                fleet.close(paths, session, live.results.get(session.invocation, ""), now)
+            except StateError as error:
+                journal.emit("state_degraded", session=session.id, text=str(error))
 
 
 def prune(s: Services, live: dict[str, str], judge: claims.Judge) -> list[str]:
@@ -159,16 +159,19 @@ async def sense(s: Services, sessions: list[fleet.Session], judge: claims.Judge)
         sensed = await sensors.sense(s.live, paths, config, environment(paths, config), now, wait=0)
         for result in sensed.results:
             if result.reason:
-                journal.emit("sensor_failed", sensor=result.name, text=f"{result.name}: {result.message}")
+                text = f"{result.name}: {result.message}"
+                s.notices.note("sensor_failed", text, result.name, sensor=result.name)
         for problem in sensed.problems:
-            journal.emit("sense_degraded", text=problem)
+            s.notices.note("sense_degraded", problem)
     else:
-        journal.emit("sandbox_missing", text="sensors are not run")
+        s.notices.note("sandbox_missing", "sensors are not run")
     s.allow(STEP)
+    for problem in await schedules.arm(s.live, paths, now):
+        s.notices.note("state_degraded", problem)
     probes.publish(paths, "sessions", probes.sessions(x.to_json() for x in sessions))
     listed = [{"name": c.name, "broken": c.broken} if c.broken else c.to_json() for c in claims.listing(paths)]
     probes.publish(paths, "claims", probes.claims(listed, now))
-    probes.publish(paths, "goals", probes.goals(store.names(paths.goals, ".md"), activity(paths), now))
+    probes.publish(paths, "goals", probes.goals(store.names(paths.goals, ".md"), activity(s), now))
     probes.publish(paths, "schedules", probes.schedules(schedules.readings(paths, now)))
     asks = [
         {"id": a.id, "worker": a.worker, "ts": a.ts, "state": mailbox.state(a, judge)}
@@ -178,12 +181,12 @@ async def sense(s: Services, sessions: list[fleet.Session], judge: claims.Judge)
     journal.emit("sense_done")
 
 
-def activity(paths: Paths) -> dict[str, float]:
+def activity(s: Services) -> dict[str, float]:
     """When goals were last acted for; a damaged ledger is advice lost, nothing more."""
     try:
-        return policy.activity(paths)
+        return policy.activity(s.paths)
     except StateError as error:
-        journal.emit("state_degraded", text=str(error))
+        s.notices.note("state_degraded", str(error))
         return {}
 
 
@@ -307,10 +310,10 @@ def match_rules(s: Services, seen: Seen, told: Context) -> tuple[rules.Match | N
         fired = commit.fired(s.paths)
         found = rules.evaluate(rules.parse(text, str(s.paths.rules)), world_json(seen.world, told), fired, s.clock())
     except LooopError as error:
-        journal.emit("rule_broken", text=str(error))
+        s.notices.note("rule_broken", str(error))
         return None, False
     for problem in found.problems:
-        journal.emit("rule_broken", text=problem)
+        s.notices.note("rule_broken", problem)
     if found.fired != fired:
         store.write_json(s.paths.rule_ledger, found.fired.to_json())
     return found.match, found.more

@@ -12,10 +12,11 @@ import signal
 import sys
 import time
 
-from looop import __version__, beat, claims, nudges, recover, schedules, seed
+from looop import __version__, beat, claims, nudges, recover, seed
 from looop.clock import now
 from looop.config import Config, load
 from looop.errors import ExitCode, LooopError, Refused, TimedOut, TryAgain, Unavailable, UsageError
+from looop.notices import Notices
 from looop.paths import Paths
 from looop.sessions import fleet
 from looop.systemd import identity, journal, notify, services
@@ -67,8 +68,7 @@ class Pulse:
         if not all(self.confined.values()) and self.config.sandbox != "off":
             journal.emit("sandbox_missing", text=_listed(self.confined))
         recover.recover(self.live, self.paths, self.config, now())
-        problems = await schedules.arm(self.live, self.paths, now()) + await nudges.rearm(self.live, self.paths, now())
-        for problem in problems:
+        for problem in await nudges.rearm(self.live, self.paths, now()):
             journal.emit("state_degraded", text=problem)
         (self.paths.runtime / KEEP_WORKERS).unlink(missing_ok=True)
         notify.ready()
@@ -106,6 +106,7 @@ class Pulse:
         self.poked.clear()
         self.last_start = time.monotonic()
         self.number += 1
+        notices = Notices(self.paths)
         services_of_beat = beat.Services(
             live=self.live,
             system=self.system,
@@ -115,12 +116,13 @@ class Pulse:
             confined=all(self.confined.values()) or self.config.sandbox == "off",
             allow=self.allow,
             status=notify.status,
+            notices=notices,
         )
         with journal.context(beat=self.number):
             try:
                 result = await beat.beat(services_of_beat, self.number, self.forced)
             except LooopError as error:
-                journal.emit("beat_failed", text=str(error))
+                notices.note("beat_failed", str(error))
                 notify.status(f"beat {self.number} failed: {error}"[:REASON_STATUS])
                 self.forced = "the last beat failed"
                 return
@@ -130,6 +132,7 @@ class Pulse:
                 self.forced = "the last beat failed"
                 return
             finally:
+                notices.keep()
                 self.deadline = float("inf")
         self.forced = result.again
         if result.again:

@@ -7,17 +7,15 @@ verdict belongs to one generation (sessions/ID/verify.json names its InvocationI
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from looop import audit, runs, store
 from looop.clock import Stamp
 from looop.config import Config
 from looop.environment import environment
 from looop.errors import LooopError, StateError, Unavailable
-from looop.jsonutil import JsonError, get_int, get_str
 from looop.paths import Paths
 from looop.sessions.fleet import Session
-from looop.sessions.records import read_meta
+from looop.sessions.records import Verdict, read_meta, read_verdict, write_verdict
 from looop.systemd import journal
 from looop.systemd.live import Live
 from looop.systemd.services import Confinement, run as run_service
@@ -38,7 +36,8 @@ async def judge(live: Live, paths: Paths, config: Config, session: Session, now:
     folder = paths.session(session.id)
     try:
         meta = read_meta(folder)
-        tries = tries_before(paths, session) + 1
+        before = read_verdict(folder, session.invocation)
+        tries = (before.tries if before else 0) + 1
         store.write(folder / "verify.sh", meta.verify + "\n", 0o700)
         outcome = await run_service(
             live,
@@ -62,9 +61,8 @@ async def judge(live: Live, paths: Paths, config: Config, session: Session, now:
         output, ok, how, code = str(error), False, "could not be run", None
     last = ok or tries >= max(1, config.verify_tries)
     state = "pass" if ok else "fail" if last else "pending"
-    record: dict[str, Any] = {"v": 1, "invocation": session.invocation, "verdict": state, "tries": tries, "exit_code": code}
     try:
-        store.write_json(folder / "verify.json", {**record, "output": output, "at": now.to_json()})
+        write_verdict(folder, Verdict(session.invocation, state, tries, code, output, now))
     except StateError as error:
         journal.emit("state_degraded", session=session.id, text=str(error))
         return True
@@ -73,15 +71,6 @@ async def judge(live: Live, paths: Paths, config: Config, session: Session, now:
         audit.line(paths, config, f"verified {text}", "", now)
         journal.emit("worker_verified", session=session.id, run=session.run, verdict=state, text=text)
     return not last
-
-
-def tries_before(paths: Paths, session: Session) -> int:
-    """How often this generation's post-condition has failed so far."""
-    try:
-        found = store.read_json(paths.session(session.id) / "verify.json") or {}
-        return get_int(found, "tries", 0) if get_str(found, "invocation", "") == session.invocation else 0
-    except (StateError, JsonError):
-        return 0
 
 
 def confinement(config: Config, source: str) -> Confinement | None:

@@ -67,7 +67,7 @@ def ours(line: str) -> bool:
     """The user manager itself and its bus come and go as they like."""
     group = line.split()[0]
     return group.startswith(harness.CGROUP) and group.removeprefix(harness.CGROUP).startswith(
-        ("/init.scope", "/app.slice/dbus.service")
+        ("/init.scope", "/app.slice/dbus.service", "/session.slice/dbus.service")
     )
 
 
