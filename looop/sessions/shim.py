@@ -97,6 +97,8 @@ class Control:
         client, data, deadline = self.clients[fd]
         try:
             more = client.recv(4096)
+        except BlockingIOError:
+            return  # the descriptor's number belonged to another client when it was ready
         except OSError:
             more = b""
         data += more

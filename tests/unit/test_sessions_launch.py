@@ -97,8 +97,9 @@ def test_limits_become_properties_of_the_scope(paths: Paths) -> None:
 def test_a_live_id_and_a_full_fleet_are_refused(paths: Paths) -> None:
     with pytest.raises(Refused, match="already running"):
         start(paths, FakeLive({"looop-worker-w.scope": "a"}), brief())
+    config = Config(worker_command="{{prompt_file}}", max_workers=1)
     with pytest.raises(Refused, match="max_workers is 1"):
-        start(paths, FakeLive({"looop-worker-v.scope": "a"}), brief(), Config(worker_command="{{prompt_file}}", max_workers=1))
+        start(paths, FakeLive({"looop-worker-v.scope": "a"}), brief(), config)
     assert not paths.session("w").exists()
 
 
