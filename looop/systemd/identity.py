@@ -15,7 +15,7 @@ from typing import Any
 from looop.clock import boot_id
 from looop.errors import Refused
 from looop.jsonutil import JsonError, get_str
-from looop.systemd.manager import Manager, Scope, exact
+from looop.systemd.manager import Manager, Scope
 
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(service|scope|socket|mount|swap)\Z")
 _SLICE = re.compile(r"[A-Za-z0-9:_.\\-]+\.slice\Z")
@@ -97,7 +97,7 @@ def holder(pid: int | None = None, user: Manager | None = None, system: Manager 
     given = user if scope == "user" else system
     manager = Manager(scope) if given is None else given
     try:
-        invocation = manager.live([exact(unit)]).get(unit, "")
+        invocation = manager.live([unit]).get(unit, "")
     finally:
         if given is None:
             manager.close()
@@ -111,4 +111,4 @@ def is_live(who: Holder, user: Manager, system: Manager) -> bool:
     if who.boot != boot_id():
         return False
     manager = user if who.manager == "user" else system
-    return manager.live([exact(who.unit)]).get(who.unit) == who.invocation
+    return manager.live([who.unit]).get(who.unit) == who.invocation

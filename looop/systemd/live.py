@@ -152,6 +152,7 @@ class Live(Manager):
     # -- loss and return
     def _lost(self, error: LooopError) -> None:
         self._unlisten(error.message)
+        self.close()  # most likely gone as well; the next call opens it anew
         if self._closed or self._revival is not None:
             return
         self.on_state(False)

@@ -60,8 +60,8 @@ class UnitState:
 
 
 def exact(unit: str) -> str:
-    """The pattern that matches this unit's name only: names of other people's units hold `\\x2d` (fnmatch(3))."""
-    return "".join("\\" + char if char in "\\*?[" else char for char in unit)
+    """The pattern that only this unit's name matches: the name itself, as systemd takes a backslash literally."""
+    return unit
 
 
 def usec(seconds: float) -> int:
@@ -94,7 +94,7 @@ class Manager:
 
     # -- reading
     def list_units(self, patterns: Sequence[str]) -> dict[str, UnitState]:
-        """The loaded units whose names match one of the fnmatch patterns. Loads and emits nothing."""
+        """The loaded units whose names match one of the patterns. Loads and emits nothing."""
         if not patterns:
             return {}  # to systemd no pattern means every unit
         rows = self._call("ListUnitsByPatterns", "asas", [], list(patterns)) or []
@@ -111,7 +111,7 @@ class Manager:
 
     def invocation(self, unit: str) -> str:
         """The unit's InvocationID, "" when it is not loaded or never ran."""
-        state = self.list_units([exact(unit)]).get(unit)
+        state = self.list_units([unit]).get(unit)
         return "" if state is None else self._invocation(state)
 
     def _invocation(self, unit: UnitState) -> str:
@@ -125,12 +125,12 @@ class Manager:
 
     def job_type(self, unit: str) -> str:
         """What the unit's pending job is: "stop", "restart", "start", ... or ""."""
-        state = self.list_units([exact(unit)]).get(unit)
+        state = self.list_units([unit]).get(unit)
         return "" if state is None else state.job
 
     def next_elapse(self, timer: str) -> float | None:
         """When a timer fires next, in Unix seconds; None when it does not."""
-        state = self.list_units([exact(timer)]).get(timer)
+        state = self.list_units([timer]).get(timer)
         if state is None or not state.alive:
             return None
         realtime = self.get(timer, "Timer", "NextElapseUSecRealtime", "t")
@@ -166,7 +166,7 @@ class Manager:
         return str(self._call("RestartUnit", "ss", unit, "replace"))
 
     def stop(self, unit: str) -> str:
-        """Queue a stop; the path of its job, "" when there is nothing to stop."""
+        """Queue a stop; the path of its job, "" when the unit is not loaded."""
         return self._unless_gone("StopUnit", "ss", unit, "replace")
 
     def kill(self, unit: str, signal: int = signals.SIGKILL, whom: str = "all") -> None:
@@ -181,9 +181,11 @@ class Manager:
         """Let go of a unit started with AddRef."""
         self._unless_gone("UnrefUnit", "s", unit)
 
-    def _unless_gone(self, method: str, signature: str, *args: Any) -> str:
+    def _unless_gone(self, method: str, signature: str, unit: str, *args: Any) -> str:
+        if not self.list_units([unit]):  # asking for more would load it, and pystemd leaks on the error
+            return ""
         try:
-            return str(self._call(method, signature, *args) or "")
+            return str(self._call(method, signature, unit, *args) or "")
         except BusError as error:
             if error.kind in ("NoSuchUnit", "NotReferenced"):
                 return ""
@@ -200,20 +202,21 @@ class Manager:
                 raise Refused(f"cannot start {unit}: a unit of that name exists") from error
             raise
 
-    def watch_paths(self, unit: str, paths: Sequence[str], part_of: str) -> None:
-        """Make `NAME.path`, replacing one of that name: a change in one of `paths` starts `NAME.service`."""
+    def watch_paths(self, unit: str, paths: Sequence[str], part_of: str) -> str:
+        """Make `NAME.path`, replacing one of that name; a change in `paths` starts `NAME.service`. Its job's path."""
         self.drop(unit)
         watched = [("PathChanged", path) for path in paths]
-        self.start_transient(unit, {"Paths": watched, "PartOf": [part_of], "CollectMode": "inactive-or-failed"})
+        properties = {"Paths": watched, "PartOf": [part_of], "CollectMode": "inactive-or-failed"}
+        return self.start_transient(unit, properties)
 
     def drop(self, unit: str) -> None:
         """Stop a transient unit without processes, and see its name free. Raises TimedOut."""
-        if not self.list_units([exact(unit)]):
+        if not self.list_units([unit]):
             return
         self.stop(unit)
         self.reset_failed(unit)
         deadline = time.monotonic() + 5
         # each question is a turn of the manager's loop, in which it works its job and collection queues
-        while self.list_units([exact(unit)]):
+        while self.list_units([unit]):
             if time.monotonic() > deadline:
                 raise TimedOut(f"cannot remove {unit}: it is still there after 5 s")

@@ -12,7 +12,7 @@ import pytest
 from looop.errors import Refused, Unavailable
 from looop.systemd import bus
 from looop.systemd.bus import Auxiliary, Bus, Properties, Signal
-from looop.systemd.manager import Manager, exact
+from looop.systemd.manager import Manager
 
 
 @pytest.fixture
@@ -58,10 +58,6 @@ def test_arguments_nest_as_the_manager_wants_them() -> None:
         (ord("a"), b"u"), (ord("u"), 7), (-1, None), (-1, None), (-1, None), (-1, None), (ord("a"), b"(sa(sv))"),
         (-1, None),
     ]  # fmt: skip
-
-
-def test_a_name_with_pattern_characters_is_matched_literally() -> None:
-    assert exact("app-x\\x2dy[1]*?.scope") == "app-x\\\\x2dy\\[1]\\*\\?.scope"
 
 
 def test_no_pattern_asks_nothing() -> None:
