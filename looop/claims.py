@@ -17,7 +17,7 @@ from looop.errors import LooopError, Refused, StateError, Unavailable
 from looop.jsonutil import JsonError, get_num, get_str
 from looop.paths import Paths, safe_name
 from looop.systemd.identity import Holder, is_live
-from looop.systemd.manager import Manager, exact
+from looop.systemd.manager import Manager
 from looop.systemd.names import worker_unit
 
 
@@ -184,7 +184,7 @@ def judge(user: Manager, system: Manager) -> Judge:
 
     def live(holder: Holder) -> bool:
         if not holder.invocation:
-            return bool(user.live([exact(holder.unit)]))
+            return bool(user.live([holder.unit]))
         return is_live(holder, user, system)
 
     return live
@@ -196,12 +196,14 @@ def snapshot(user: Manager, system: Manager) -> Snapshot:
     def look(holders: Sequence[Holder]) -> Judge:
         alive: dict[str, dict[str, str]] = {}
         for manager in (user, system):
-            units = sorted({exact(h.unit) for h in holders if h.manager == manager.scope and h.boot in ("", boot_id())})
+            units = sorted({h.unit for h in holders if h.manager == manager.scope and h.boot in ("", boot_id())})
             alive[manager.scope] = manager.live(units) if units else {}
 
         def live(holder: Holder) -> bool:
             invocation = alive[holder.manager].get(holder.unit)
-            return invocation is not None and holder.invocation in ("", invocation)
+            if not holder.invocation:
+                return invocation is not None
+            return holder.boot == boot_id() and holder.invocation == invocation
 
         return live
 

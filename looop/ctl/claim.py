@@ -13,7 +13,7 @@ from looop.ctl.command import Command, Context, Parser, add_json, print_json, ta
 from looop.errors import ExitCode, Refused, UsageError
 from looop.paths import safe_name
 from looop.systemd.identity import Holder, holder, unit_of_cgroup
-from looop.systemd.manager import Manager, exact
+from looop.systemd.manager import Manager
 from looop.systemd.names import worker_of, worker_unit
 
 
@@ -32,7 +32,7 @@ def _claimant(session: str, user: Manager, system: Manager) -> Holder:
     if not session:
         return holder(user=user, system=system)
     unit = worker_unit(safe_name("a worker", session))
-    invocation = user.live([exact(unit)]).get(unit)
+    invocation = user.live([unit]).get(unit)
     if invocation is None:
         raise Refused(f"cannot act for {session}: no worker of that id lives", hint="`looopctl worker list`")
     return Holder(unit, "user", invocation, clock.boot_id())
@@ -49,8 +49,8 @@ def _configure_claim(parser: Parser) -> None:
 
 
 def _run_claim(args: argparse.Namespace, context: Context) -> int:
-    if args.name is None and args.wait:
-        args.name, args.wait = args.wait, ""  # `--wait NAME`: seconds are given with a = only
+    if args.name is None and args.wait and not args.wait.isdigit():
+        args.name, args.wait = args.wait, ""  # `--wait NAME`: argparse takes the name for the seconds
     if args.name is None:
         raise UsageError("cannot claim: no name given", hint="looopctl claim NAME")
     name = safe_name("a claim", args.name)

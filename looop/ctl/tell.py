@@ -10,7 +10,7 @@ from looop.ctl.command import Command, Context, Parser, add_body, add_json, body
 from looop.errors import ExitCode, UsageError
 from looop.paths import safe_name
 from looop.systemd.identity import Holder, unit_of_cgroup
-from looop.systemd.manager import Manager, exact
+from looop.systemd.manager import Manager
 from looop.systemd.names import worker_unit
 
 
@@ -18,7 +18,7 @@ def _invocation(worker: str) -> str | None:
     """The generation of a worker that runs now, None when none does."""
     unit = worker_unit(safe_name("a worker", worker))
     with Manager("user") as user:
-        return user.live([exact(unit)]).get(unit)
+        return user.live([unit]).get(unit)
 
 
 def _configure_tell(parser: Parser) -> None:
