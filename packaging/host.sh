@@ -43,7 +43,8 @@ run_here() {
     mapfile -t packages < <("$tree/packaging/install.sh" missing)
     need "${packages[@]}"
     # looop lives in the user's own manager; lingering keeps that alive without a login
-    loginctl enable-linger "$(id -un)" 2>/dev/null || say "could not enable lingering: looop will end at logout"
+    [ -e "/var/lib/systemd/linger/$(id -un)" ] || loginctl enable-linger "$(id -un)" ||
+        say "cannot enable lingering: looop will end at logout"
     export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/run/user/$(id -u)}
     if [ "$(id -u)" = 0 ]; then systemctl start user@0.service; fi
     "$tree/packaging/install.sh" install
