@@ -118,13 +118,14 @@ def read(paths: Paths, ask_id: str) -> Ask | None:
 def read_answer(paths: Paths, ask_id: str) -> Answer | None:
     """The answer, or None while there is none. Raises StateError when its record is broken."""
     path = _answer_path(paths, ask_id)
-    obj = store.read_record(path)
+    hint = f"`looopctl answer --force {ask_id} TEXT` replaces it"
     try:
+        obj = store.read_record(path)
         return None if obj is None else Answer(get_str(obj, "answer"), get_num(obj, "ts", 0.0))
     except JsonError as error:
-        raise StateError(
-            f"cannot read {path}: {error}", hint=f"`looopctl answer --force {ask_id} TEXT` replaces it"
-        ) from error
+        raise StateError(f"cannot read {path}: {error}", hint=hint) from error
+    except StateError as error:
+        raise StateError(error.message, hint=hint) from error
 
 
 def _ids(folder: Path) -> list[str]:
