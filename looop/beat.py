@@ -81,8 +81,6 @@ async def beat(s: Services, number: int, forced: str) -> Result:
     s.status(f"beat {number}: sensing")
     await sense(s, sessions, judge)
     seen = look(s, sessions, judge, forced)
-    if seen is None:
-        return Result(False, "idle: the committed world cannot be read; see `looopctl events`", forced)
     due = nudges.due(s.paths, s.clock())
     if due and not forced:
         seen = Seen(seen.world, seen.committed, seen.state, "a follow-up is due", sessions, judge)
@@ -168,40 +166,53 @@ async def sense(s: Services, sessions: list[fleet.Session], judge: claims.Judge)
     s.allow(STEP)
     for problem in await schedules.arm(s.live, paths, now):
         s.notices.note("state_degraded", problem)
-    probes.publish(paths, "sessions", probes.sessions(x.to_json() for x in sessions))
-    listed = [{"name": c.name, "broken": c.broken} if c.broken else c.to_json() for c in claims.listing(paths)]
-    probes.publish(paths, "claims", probes.claims(listed, now))
-    probes.publish(paths, "goals", probes.goals(store.names(paths.goals, ".md"), activity(s), now))
-    probes.publish(paths, "schedules", probes.schedules(schedules.readings(paths, now)))
-    asks = [
-        {"id": a.id, "worker": a.worker, "ts": a.ts, "state": mailbox.state(a, judge)}
-        for a in mailbox.pending(paths)
-    ]
-    probes.publish(paths, "asks", probes.asks(asks, now))
+    mend(s)
+    leases, open_asks = claims.listing(paths), mailbox.pending(paths)
+    for problem in (*(x.problem for x in sessions), *(c.broken for c in leases), *(a.broken for a in open_asks)):
+        if problem:
+            s.notices.note("state_degraded", problem)
+    publish(s, "sessions", probes.sessions(x.to_json() for x in sessions))
+    listed = [{"name": c.name, "broken": c.broken} if c.broken else c.to_json() for c in leases]
+    publish(s, "claims", probes.claims(listed, now))
+    publish(s, "goals", probes.goals(store.names(paths.goals, ".md"), policy.activity(paths), now))
+    publish(s, "schedules", probes.schedules(schedules.readings(paths, now)))
+    asks = [{"id": a.id, "worker": a.worker, "ts": a.ts, "state": mailbox.state(a, judge)} for a in open_asks]
+    publish(s, "asks", probes.asks(asks, now))
     journal.emit("sense_done")
 
 
-def activity(s: Services) -> dict[str, float]:
-    """When goals were last acted for; a damaged ledger is advice lost, nothing more."""
-    try:
-        return policy.activity(s.paths)
-    except StateError as error:
-        s.notices.note("state_degraded", str(error))
-        return {}
+def publish(s: Services, name: str, blob: probes.Blob) -> None:
+    """Publish one probe, over whatever stands in its place."""
+    aside = store.clear_folder(probes.path(s.paths, name))
+    if aside:
+        s.notices.note("state_degraded", aside)
+    probes.publish(s.paths, name, blob)
+
+
+def mend(s: Services) -> None:
+    """Move aside what only informs and cannot be read, so that it stops no decision."""
+    for path, read in ((s.paths.goal_activity, policy.activity), (s.paths.last_shell, view.last_shell)):
+        try:
+            read(s.paths)
+        except StateError as error:
+            journal.emit("state_degraded", text=f"{error}; moved aside")
+            store.set_aside(path)
 
 
 # -- view and guards
 
 
-def look(s: Services, sessions: list[fleet.Session], judge: claims.Judge, forced: str) -> Seen | None:
-    """One read of the world, the guards' state with this beat's readings counted in; None = fail closed."""
+def look(s: Services, sessions: list[fleet.Session], judge: claims.Judge, forced: str) -> Seen:
+    """One read of the world, and the guards' state with this beat's readings counted in."""
     world = view.world(s.paths)
+    for name in world.unreadable:
+        s.notices.note("state_degraded", f"cannot read {s.paths.data / name}: it is shown as unreadable")
     try:
         committed = commit.read(s.paths)
     except StateError as error:
-        journal.emit("guard_degraded", text=f"{error}; a fresh baseline is laid")
-        commit.save(s.paths, baseline(world))
-        forced = forced or "the committed world could not be read"
+        # without it the world counts as changed: at worst one decision too many, never one too few
+        journal.emit("guard_degraded", text=f"{error}; moved aside, the world counts as changed")
+        store.set_aside(s.paths.committed)
         committed = None
     state = guard_state(s, world)
     state, crossed = guards.record_items(state, world.items, s.config.flap_streak)
@@ -285,11 +296,13 @@ async def move(s: Services, number: int, seen: Seen, due: list[str]) -> Result:
     told = view.context(
         s.paths, config, seen.world, seen.committed, seen.state, seen.judge, now, seen.forced
     )
-    found, more = match_rules(s, seen, told)
-    if found:
+    found = match_rules(s, seen, told)
+    if found and found.match:
         nudges.done(s.paths, due)
-        return await by_rule(s, number, seen, told, found, more)
+        return await by_rule(s, number, seen, told, found.match, found.more)
     if not config.decider_command:
+        if found is None:  # not committed: once they are mended, this world still waits for a decision
+            return Result(False, f"idle: the rules cannot be used (looopctl rules check); {fleet_text(seen.sessions)}")
         nudges.done(s.paths, due)
         commit.save(s.paths, baseline(seen.world))
         return Result(False, f"idle: no rule matches; {fleet_text(seen.sessions)}")
@@ -301,22 +314,20 @@ async def move(s: Services, number: int, seen: Seen, due: list[str]) -> Result:
     return await by_command(s, number, seen, told)
 
 
-def match_rules(s: Services, seen: Seen, told: Context) -> tuple[rules.Match | None, bool]:
-    """The first rule that applies. A broken rules.toml is reported and matches nothing."""
+def match_rules(s: Services, seen: Seen, told: Context) -> rules.Evaluation | None:
+    """The rules over this world; None when they, or the ledger of their firings, cannot be read. That is reported."""
     try:
-        text = store.read_text(s.paths.rules)
-        if text is None:
-            return None, False
+        text = store.read_text(s.paths.rules) or ""
         fired = commit.fired(s.paths)
         found = rules.evaluate(rules.parse(text, str(s.paths.rules)), world_json(seen.world, told), fired, s.clock())
     except LooopError as error:
         s.notices.note("rule_broken", str(error))
-        return None, False
+        return None
     for problem in found.problems:
         s.notices.note("rule_broken", problem)
     if found.fired != fired:
         store.write_json(s.paths.rule_ledger, found.fired.to_json())
-    return found.match, found.more
+    return found
 
 
 async def by_rule(s: Services, number: int, seen: Seen, told: Context, found: rules.Match, more: bool) -> Result:
@@ -368,7 +379,7 @@ async def ask_decider(s: Services, run: str) -> tuple[Decision | None, LooopErro
 
 def told_all(paths: Paths, told: Context) -> None:
     """This decision has seen the last shell output and the interrupted moves: the next need not."""
-    store.remove(paths.data / ".last-shell.json")
+    store.remove(paths.last_shell)
     for cut in told.interrupted:
         record = runs.load(paths, cut.run)
         if record:
@@ -406,7 +417,7 @@ async def carry_out(
     kind = word(decision.move)
     s.status(f"beat {number}: {summary(decision.move)}")
     shell = (config.shell_timeout or 7 * 86400) if isinstance(decision.move, RunShell) else 0
-    s.allow(STEP * 3 + shell)
+    s.allow(STEP * 3 + config.stop_timeout + shell)
     hands = execute.Hands(s.live, paths, config, s.clock(), record.run, record.source, s.confined)
     try:
         done = await execute.execute(hands, decision.move)

@@ -154,7 +154,7 @@ async def run_shell(hands: Hands, cmd: str) -> str:
     )
     output = runs.tail(folder / "shell.log", OUTPUT_SHOWN)
     store.write_json(
-        paths.data / ".last-shell.json",
+        paths.last_shell,
         {"v": 1, "run": hands.run, "cmd": cmd, "exit_code": outcome.code, "how": outcome.text(), "output": output},
     )
     if not outcome.ok:

@@ -21,12 +21,12 @@ class Notices:
             self.before = {}
         self.present: dict[str, str] = {}
 
-    def note(self, event: str, text: str, key: str = "", **fields: str) -> None:
+    def note(self, event: str, text: str, key: str = "", sensor: str = "") -> None:
         """Emit `event` unless the last beat had the same. `key` tells apart what may change its text."""
         name = f"{event} {key or text}"
         self.present[name] = text
         if self.before.get(name) != text:
-            journal.emit(event, text=text, **fields)
+            journal.emit(event, text=text, sensor=sensor)
 
     def keep(self) -> None:
         """Remember what was told. Failing costs a repetition."""

@@ -175,6 +175,16 @@ class Paths:
         return self.data / ".goal-activity.json"
 
     @property
+    def last_shell(self) -> Path:
+        """What the last run_shell move printed, until a decision has been told."""
+        return self.data / ".last-shell.json"
+
+    @property
+    def frame_tag(self) -> Path:
+        """The random text that frames the prompts of this installation."""
+        return self.data / ".frame-tag"
+
+    @property
     def lock(self) -> Path:
         """Held by the pulse with flock(2) for its whole life; never unlinked."""
         return self.data / ".lock"

@@ -7,6 +7,7 @@ What cannot be known is never shown as empty: `publish_unknown` keeps the last s
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from looop import store
@@ -16,7 +17,9 @@ from looop.jsonutil import JsonError, as_object
 from looop.paths import Paths
 
 Blob = dict[str, Any]
-_SESSION_DETAIL = ("unit", "idle_s", "uptime_s", "ask_age_s", "pending_tells", "verify_output", "result")
+_SESSION_DETAIL = (
+    "alive", "unit", "signal", "reason", "idle_s", "uptime_s", "ask_age_s", "pending_tells", "verify_output", "result",
+)  # fmt: skip
 
 
 def sessions(rows: Iterable[Mapping[str, Any]]) -> Blob:
@@ -81,16 +84,19 @@ def asks(rows: Iterable[Mapping[str, Any]], now: Stamp) -> Blob:
     return {"signal": {"pending": pending, "stranded": stranded}, "detail": detail}
 
 
+def path(paths: Paths, name: str) -> Path:
+    return paths.snapshots / f"sys-{name}.json"
+
+
 def publish(paths: Paths, name: str, blob: Blob) -> bool:
     """Write snapshots/sys-NAME.json unless it says so already; True if written. Raises StateError."""
-    return store.write_changed(paths.snapshots / f"sys-{name}.json", store.dump_json(blob).encode())
+    return store.write_changed(path(paths, name), store.dump_json(blob).encode())
 
 
 def publish_unknown(paths: Paths, name: str) -> bool:
     """Keep the last signal and detail, marked `unknown`. With no last snapshot there is nothing to say."""
-    path = paths.snapshots / f"sys-{name}.json"
     try:
-        blob = as_object(json.loads(store.read_bytes(path) or b"null"))
+        blob = as_object(json.loads(store.read_bytes(path(paths, name)) or b"null"))
         detail = as_object(blob["detail"])
     except (JsonError, ValueError, KeyError, StateError):
         return False

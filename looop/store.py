@@ -164,14 +164,22 @@ def set_aside(path: Path) -> Path | None:
     """Move what cannot be used to NAME.broken (replacing an earlier one); None when nothing was there."""
     aside = path.with_name(path.name + ".broken")
     try:
-        if aside.is_dir() and not aside.is_symlink():
-            os.replace(aside, path.with_name(f"{aside.name}.{time.time_ns()}"))
+        if path.is_dir() or aside.is_dir():  # rename(2) puts neither on top of something
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(aside, path.with_name(f"{aside.name}.{time.time_ns()}"))
         os.replace(path, aside)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise _cannot("move away", path, error) from error
     return aside
+
+
+def clear_folder(path: Path) -> str:
+    """Move a folder away from where a file belongs; a sentence about it, "" when there is none. Raises StateError."""
+    if not path.is_dir() or path.is_symlink():
+        return ""
+    return f"a folder stood in place of {path}: moved to {set_aside(path)}"
 
 
 @contextlib.contextmanager

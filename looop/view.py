@@ -6,6 +6,7 @@ verbs that show what a beat would see; writes nothing.
 
 import os
 import time
+from pathlib import Path
 
 from looop import guards, mailbox, runs, store
 from looop.clock import Stamp
@@ -31,22 +32,31 @@ from looop.world import (
 
 JOURNAL_LINES = 20
 JOURNAL_BYTES = 65536
+TAG_CHARS = 16
+UNREADABLE = b'{"signal": {"error": "unreadable"}}'  # stands for a snapshot that cannot be read
 
 
 def world(paths: Paths) -> World:
     """Read it. Raises StateError when a folder cannot be listed; a single unreadable file is part of the world."""
-    goals = {name: _policy(paths, f"goals/{name}.md") for name in store.names(paths.goals, ".md")}
+    goals = {name: _policy(paths.goals / f"{name}.md") for name in store.names(paths.goals, ".md")}
     snapshots = {}
     for name in store.names(paths.snapshots, ".json"):
-        data = store.read_bytes(paths.snapshots / f"{name}.json")
+        try:
+            data = store.read_bytes(paths.snapshots / f"{name}.json")
+        except StateError:
+            data = UNREADABLE
         if data is not None:
             snapshots[name] = reading(name, data)
-    playbook = _policy(paths, "PLAYBOOK.md")
-    return World(playbook, {name: text for name, text in goals.items() if text}, snapshots)
+    rules = _policy(paths.rules)
+    return World(
+        _policy(paths.playbook),
+        {name: text for name, text in goals.items() if text},
+        snapshots,
+        rules.digest if rules else "",
+    )
 
 
-def _policy(paths: Paths, name: str) -> Policy | None:
-    path = paths.data / name
+def _policy(path: Path) -> Policy | None:
     try:
         data = store.read_bytes(path)
     except StateError:
@@ -69,22 +79,25 @@ def asked(paths: Paths, judge: Judge) -> tuple[Asked, ...]:
 
 
 def tag(paths: Paths) -> str:
-    """The random text that frames prompts of this installation; made once."""
-    path = paths.data / ".frame-tag"
-    text = (store.read_text(path) or "").strip()
-    if not text:
-        store.create(path, os.urandom(8).hex() + "\n")
-        text = (store.read_text(path) or "").strip()
+    """The random text that frames prompts of this installation; made once, and again when it is damaged."""
+    try:
+        text = (store.read_text(paths.frame_tag) or "").strip()
+    except StateError:
+        text = ""
+    if len(text) < TAG_CHARS:
+        store.set_aside(paths.frame_tag)
+        text = os.urandom(TAG_CHARS // 2).hex()
+        store.write(paths.frame_tag, text + "\n")
     return text
 
 
 def last_shell(paths: Paths) -> Shell | None:
     """The shell move that no decision has been told about yet."""
-    obj = store.read_json(paths.data / ".last-shell.json")
+    obj = store.read_json(paths.last_shell)
     try:
         return None if obj is None else Shell(get_str(obj, "cmd"), get_str(obj, "how"), get_str(obj, "output"))
     except JsonError as error:
-        raise StateError(f"cannot read .last-shell.json: {error}") from error
+        raise StateError(f"cannot read {paths.last_shell}: {error}") from error
 
 
 def context(

@@ -89,11 +89,12 @@ def reading(name: str, data: bytes) -> Reading:
 
 @dataclass(frozen=True)
 class World:
-    """Everything that may wake the loop. `playbook` is None when there is no such file."""
+    """Everything that may wake the loop. `playbook` is None when there is no such file, `rules` is a digest, or ""."""
 
     playbook: Policy | None
     goals: Mapping[str, Policy]
     readings: Mapping[str, Reading]
+    rules: str = ""
 
     @cached_property
     def policies(self) -> dict[str, Policy]:
@@ -103,8 +104,8 @@ class World:
 
     @cached_property
     def items(self) -> dict[str, str]:
-        """Item name -> what a change is judged by: "playbook", "goal:ID", "snap:NAME"."""
-        found = {name: text.digest for name, text in self.policies.items()}
+        """Item name -> what a change is judged by: "playbook", "goal:ID", "rules", "snap:NAME"."""
+        found = self._steering
         return found | {f"snap:{name}": self.readings[name].item for name in sorted(self.readings)}
 
     @cached_property
@@ -114,8 +115,19 @@ class World:
 
     @cached_property
     def policy_hash(self) -> str:
-        """Like `hash`, over what the human steers with: the playbook and the goals."""
-        return _digest(sorted((name, text.digest) for name, text in self.policies.items()))
+        """Like `hash`, over what the human steers with: the playbook, the goals and the rules."""
+        return _digest(sorted(self._steering.items()))
+
+    @property
+    def _steering(self) -> dict[str, str]:
+        found = {name: text.digest for name, text in self.policies.items()}
+        return found | ({"rules": self.rules} if self.rules else {})
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Items of which nobody can say what they are."""
+        found = [name for name, text in self.policies.items() if text.note == "unreadable"]
+        return found + [f"snap:{name}" for name in self.readings if self.readings[name].signal == {"error": "unreadable"}]
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,18 @@ def make_parser(verb: str | None = None) -> Parser:
 def _parse(verb: str, words: list[str]) -> argparse.Namespace:
     tail = load_command(verb).tail
     end = words.index("--") if tail and "--" in words else len(words)
-    args = make_parser(verb).parse_args(words[:end])
+    parser = make_parser(verb)
+    args, rest = parser.parse_known_args(words[:end])
+    if rest and hasattr(args, "body"):
+        # argparse fills a free text from the first stretch of words; those behind an option are left over
+        unknown = [word for word in rest[: rest.index("--") if "--" in rest else len(rest)] if word.startswith("-")]
+        if unknown and unknown != ["-"]:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        if "--" in rest:
+            rest.remove("--")
+        args.body = [*args.body, *rest]
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if tail:
         setattr(args, tail, words[end + 1 :])
     return args

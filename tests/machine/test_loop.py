@@ -1,12 +1,16 @@
 """The main job: a failing unit is noticed, a human asked, the answer carried out and verified. No LLM, no config."""
 
 import json
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.machine.harness import (
+    CONFIG,
+    LOOOPCTL,
     RUNTIME,
     Events,
     Journal,
@@ -84,16 +88,19 @@ def test_leave_and_stop_watching_are_obeyed(pulse: Pulse, demo: Path, journal: J
     journal.wait("worker_verified", count=2)
     systemctl("reset-failed", DEMO)
     fail(demo)
+    seen = len(journal.find(LOOOP_EVENT="sense_done"))
     looopctl("beat")
-    journal.wait("tick_start", count=len(journal.find(LOOOP_EVENT="tick_start")) + 2, timeout=30)
+    journal.wait("sense_done", count=seen + 1)
+    journal.wait("world_unchanged")
     assert len(journal.find(LOOOP_EVENT="ask_raised")) == 2
 
 
-def test_a_command_decides_in_place_of_rules(pulse: Pulse, journal: Journal, tmp_path: Path) -> None:
+def test_a_command_decides_in_place_of_rules(pulse: Pulse, journal: Journal) -> None:
     decision = {"action": "write_goal", "id": "from-decider", "body": "a goal", "journal": "because I can"}
-    script = tmp_path / "decider"
+    CONFIG.mkdir(parents=True, exist_ok=True)
+    script = CONFIG / "decider"
     script.write_text(
-        "#!/bin/bash\ncat >prompt-seen\njq -e .sensors world.json >/dev/null || exit 3\n"
+        "#!/bin/bash\ncat >prompt-seen\npython3 -c 'import json; json.load(open(\"world.json\"))[\"sensors\"]' || exit 3\n"
         f"echo '{json.dumps(decision)}' >.decision.json\n"
     )
     script.chmod(0o755)
@@ -126,11 +133,6 @@ def test_status_line_says_what_the_pulse_is_doing(pulse: Pulse, events: Events) 
 
 
 def test_serve_stops_pulse_and_workers_at_its_end(pulse: Pulse, journal: Journal, events: Events) -> None:
-    import signal
-    import subprocess
-
-    from tests.machine.harness import LOOOPCTL
-
     served = subprocess.Popen([LOOOPCTL, "serve"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     journal.wait("pulse_started")
     looopctl("worker", "start", "w1", "--command", "sleep infinity", "wait")

@@ -16,7 +16,7 @@ ROWS = [
     "beat",
     "execute recover verify",
     "view sessions commit",
-    "sensors decide mailbox claims schedules tells nudges policy probes seed environment audit",
+    "sensors decide mailbox claims schedules tells nudges policy probes seed environment audit notices",
     "runs",
     "prompt rules sense_runner",
     "world actions guards denylist",
