@@ -11,7 +11,7 @@ from typing import Any
 
 from looop import commit, decide, execute, guards, mailbox, policy, probes, prompt, rules, runs, schedules, sensors
 from looop import audit, claims, nudges, store, tells, verify, view
-from looop.actions import Decision, Noop, RunShell, summary, to_json, word
+from looop.actions import Decision, Noop, RunShell, WriteGoal, WritePlaybook, summary, to_json, word
 from looop.clock import Stamp
 from looop.config import Config
 from looop.environment import environment
@@ -206,7 +206,7 @@ def look(s: Services, sessions: list[fleet.Session], judge: claims.Judge, forced
     """One read of the world, and the guards' state with this beat's readings counted in."""
     world = view.world(s.paths)
     for name in world.unreadable:
-        s.notices.note("state_degraded", f"cannot read {s.paths.data / name}: it is shown as unreadable")
+        s.notices.note("state_degraded", f"cannot read {s.paths.data / name}")
     try:
         committed = commit.read(s.paths)
     except StateError as error:
@@ -367,14 +367,27 @@ async def by_command(s: Services, number: int, seen: Seen, told: Context) -> Res
         return await failed(s, seen, record, str(error), "tick.failed")
     told_all(paths, told)
     record = intend(s, seen, run, "decider", decision)
+    blind = overwrites_unseen(seen.world, decision)
+    if blind:
+        return await failed(s, seen, record, blind, "move.failed")
     return await carry_out(s, number, seen, record, decision, cost)
 
 
 async def ask_decider(s: Services, run: str) -> tuple[Decision | None, LooopError | None]:
+    env = environment(s.paths, s.config, s.config.decider_env)
     try:
-        return await decide.command(s.live, s.paths, s.config, run, environment(s.paths, s.config, s.config.decider_env)), None
+        return await decide.command(s.live, s.paths, s.config, run, env), None
     except LooopError as error:
         return None, error
+
+
+def overwrites_unseen(world: World, decision: Decision) -> str:
+    """Why this move may not be made: it replaces a text of which the decider was shown a part only."""
+    move = decision.move
+    name = f"goal:{move.id}" if isinstance(move, WriteGoal) else "playbook" if isinstance(move, WritePlaybook) else ""
+    if name and name in prompt.clipped(world):
+        return f"{summary(move)}: refused, because {name} was shown clipped and would lose its rest"
+    return ""
 
 
 def told_all(paths: Paths, told: Context) -> None:

@@ -34,7 +34,6 @@ from looop.paths import Paths
 from looop.sessions import fleet, launch
 from looop.systemd import journal
 from looop.systemd.live import Live
-from looop.systemd.manager import exact
 from looop.systemd.services import Confinement, run as run_service
 
 OUTPUT_SHOWN = 2048
@@ -94,7 +93,7 @@ async def execute(hands: Hands, move: Move) -> str:
             schedules.disarm(hands.live, name)
         case SendTell(worker=worker, message=message):
             unit = fleet.unit_name(worker)
-            tells.send(paths, worker, hands.live.live([exact(unit)]).get(unit), message, now)
+            tells.send(paths, worker, hands.live.live([unit]).get(unit), message, now)
         case Notify(message=message):
             journal.emit("notify", text=message, run=hands.run)
         case _:

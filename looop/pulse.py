@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from looop import __version__, beat, claims, nudges, recover, seed
 from looop.clock import now
@@ -21,12 +22,12 @@ from looop.paths import Paths
 from looop.sessions import fleet
 from looop.systemd import identity, journal, notify, services
 from looop.systemd.live import Live
-from looop.systemd.manager import exact
 
 LISTEN_FDS_START = 3
 SLICES = ("looop-worker.slice", "looop-helper.slice")
 KEEP_WORKERS = "keep-workers"
 REASON_STATUS = 200
+FAILED = "the last beat failed"
 
 
 class Pulse:
@@ -70,6 +71,7 @@ class Pulse:
         recover.recover(self.live, self.paths, self.config, now())
         for problem in await nudges.rearm(self.live, self.paths, now()):
             journal.emit("state_degraded", text=problem)
+        await self.watch_policy()
         (self.paths.runtime / KEEP_WORKERS).unlink(missing_ok=True)
         notify.ready()
         journal.emit("pulse_started", text=f"version {__version__}, data in {self.paths.data}")
@@ -120,16 +122,18 @@ class Pulse:
         )
         with journal.context(beat=self.number):
             try:
+                if self.forced == FAILED:  # perhaps in the middle of a move
+                    recover.recover(self.live, self.paths, self.config, now())
                 result = await beat.beat(services_of_beat, self.number, self.forced)
             except LooopError as error:
                 notices.note("beat_failed", str(error))
                 notify.status(f"beat {self.number} failed: {error}"[:REASON_STATUS])
-                self.forced = "the last beat failed"
+                self.forced = FAILED
                 return
             except Exception as error:  # the beat boundary: a fault of ours must not end the loop
                 journal.emit("beat_failed", text=f"internal error: {type(error).__name__}: {error}", trace=True)
                 notify.status(f"beat {self.number} failed: internal error {type(error).__name__}")
-                self.forced = "the last beat failed"
+                self.forced = FAILED
                 return
             finally:
                 notices.keep()
@@ -175,6 +179,17 @@ class Pulse:
 
     # -- what wakes it
 
+    async def watch_policy(self) -> None:
+        """looop-beat.path watches the default data directory; for any other a path unit is made here."""
+        paths, unit = self.paths, "looop-nudge@edits.path"
+        if paths.data == Path.home() / ".local/state/looop":
+            return
+        watched = [str(p) for p in (paths.playbook, paths.rules, paths.goals, paths.sensors, paths.answers)]
+        try:
+            await self.live.run_job(self.live.watch_paths(unit, watched, "looop.service"), unit, 10)
+        except LooopError as error:
+            journal.emit("state_degraded", text=f"edits are noticed by the timer only: {error}")
+
     def read_pokes(self) -> None:
         """Something was written to the FIFO: it means "look", whatever it says."""
         with contextlib.suppress(BlockingIOError):
@@ -185,7 +200,7 @@ class Pulse:
     def look(self) -> None:
         """A unit may have changed: compare with what was known; on a death, reap its claims now and beat."""
         try:
-            units = self.live.live([fleet.unit_name("*"), *map(exact, self.live.watch)])
+            units = self.live.live([fleet.unit_name("*"), *self.live.watch])
             if units == self.known:
                 return
             gone = {u: i for u, i in (self.known or {}).items() if units.get(u) != i}

@@ -11,28 +11,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from looop.errors import Refused, TimedOut
 from looop.systemd.bus import MANAGER_PATH, Auxiliary, Bus, BusError, Properties, Scope, unit_path
 
-if TYPE_CHECKING:
-    from looop.systemd.live import Live
-
-__all__ = ["JobFailed", "Live", "Manager", "Scope", "UnitState", "exact", "usec"]
+__all__ = ["JobFailed", "Manager", "Scope", "UnitState", "usec"]
 
 _MANAGER = "org.freedesktop.systemd1.Manager"
 UNIT = "org.freedesktop.systemd1.Unit"
 _ALIVE = frozenset({"active", "activating", "deactivating", "reloading", "refreshing", "maintenance"})
-
-
-def __getattr__(name: str) -> Any:
-    """`Live` is to be had here too, but only who asks for it pays for asyncio: `looopctl claim` must start fast."""
-    if name == "Live":
-        from looop.systemd.live import Live
-
-        return Live
-    raise AttributeError(name)
 
 
 class JobFailed(Refused):
@@ -57,11 +45,6 @@ class UnitState:
     @property
     def alive(self) -> bool:
         return self.active in _ALIVE
-
-
-def exact(unit: str) -> str:
-    """The pattern that only this unit's name matches: the name itself, as systemd takes a backslash literally."""
-    return unit
 
 
 def usec(seconds: float) -> int:
