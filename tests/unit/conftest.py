@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import os
 import select
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,19 @@ def no_task_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(runners, "_cancel_all_tasks", note)
     yield
     assert not left, f"the test left tasks running: {left}"
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """`ctl.main` takes SIGPIPE's default, as a program should; here that would end pytest in a later test."""
+    changeable = [number for number in signal.valid_signals() if signal.getsignal(number) is not None]
+    before = {number: signal.getsignal(number) for number in changeable}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    for number, handler in before.items():
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
