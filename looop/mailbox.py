@@ -214,6 +214,7 @@ def answer(paths: Paths, ask_id: str, text: str, now: float, force: bool = False
         if force:
             store.write(path, record)
         elif not store.create(path, record):
+            read_answer(paths, ask_id)  # a broken one says so
             raise Refused(f"cannot answer {ask_id}: already answered", hint="--force replaces the answer")
     _tell("ask_answered", ask, text)
     return ask

@@ -66,8 +66,12 @@ async def arm(live: Live, paths: Paths, seconds: float, now: Stamp, name: str = 
 
 async def rearm(live: Live, paths: Paths, now: Stamp) -> list[str]:
     """Make the timers again after a restart of the pulse; returns what went wrong."""
+    try:
+        nudges = _read(paths)
+    except StateError as error:
+        return [str(error)]
     problems = []
-    for name, at in _read(paths).items():
+    for name, at in nudges.items():
         try:
             await _timer(live, name, max(0.1, _left(at, now)))
         except LooopError as error:

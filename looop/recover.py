@@ -1,15 +1,15 @@
-"""What a dead pulse left: finish what was done, report what was cut short, re-fire nothing.
+"""What a dead pulse or a failed beat left: finish what was done, report what was cut short, re-fire nothing.
 
-Runs once at the start of a pulse, before its first beat. A move found "intended" was perhaps carried out: only
-when its effect can be proven either way is that used; otherwise it is reported to the human and to the next
-decision as interrupted.
+Runs before the first beat of a pulse and after every beat that broke off. A move found "intended" was perhaps
+carried out: only when its effect can be proven either way is that used; otherwise it is reported to the human and to
+the next decision as interrupted.
 """
 
 from looop import audit, commit, decide, runs
 from looop.actions import MOVES
 from looop.clock import Stamp
 from looop.config import Config
-from looop.errors import StateError, Unavailable
+from looop.errors import LooopError, StateError
 from looop.paths import Paths
 from looop.sessions import fleet
 from looop.systemd import journal
@@ -21,15 +21,18 @@ REPEATABLE = frozenset(MOVES) - {"run_shell", "send_tell", "notify"}
 
 def recover(live: Live, paths: Paths, config: Config, now: Stamp) -> None:
     """Settle every unfinished record. A record that cannot be read is reported and left alone."""
-    records, broken = runs.in_states(paths, *runs.OPEN)
-    for error in broken:
-        journal.emit("state_degraded", text=str(error))
+    try:
+        records, broken = runs.in_states(paths, *runs.OPEN)
+    except StateError as error:
+        records, broken = [], [error]
+    for problem in broken:
+        journal.emit("state_degraded", text=str(problem))
     for record in records:
         if record.source == "human":
             continue  # a verb's own process may still be at it; it settles its record itself
         try:
             settle(live, paths, config, record, now)
-        except Unavailable as error:
+        except LooopError as error:
             journal.emit("state_degraded", run=record.run, text=f"run {record.run} is not settled: {error}")
 
 
@@ -37,7 +40,7 @@ def settle(live: Live, paths: Paths, config: Config, record: runs.Record, now: S
     """Bring one record to its end."""
     decide.stop_leftover(live, record)
     if record.state == "deciding":
-        runs.advance(paths, record, "cancelled", error="the pulse ended while the decider ran")
+        runs.advance(paths, record, "cancelled", error="the pulse or the beat ended while the decider ran")
         return
     if record.state == "intended" and not carried_out(paths, record):
         interrupted(paths, config, record, now)
@@ -64,7 +67,7 @@ def interrupted(paths: Paths, config: Config, record: runs.Record, now: Stamp) -
     action = str(record.action.get("action"))
     word = MOVES[action].word if action in MOVES else action
     again = "it is decided anew" if action in REPEATABLE else "it may have happened in part, and is not repeated"
-    text = f"INTERRUPTED {word}: the pulse ended while it was carried out; {again}"
+    text = f"INTERRUPTED {word}: it was cut short while it was carried out; {again}"
     runs.advance(paths, record, "interrupted", error=text)
     if not audit.has(paths, record.run):
         audit.line(paths, config, text, record.run, now)

@@ -4,6 +4,7 @@ Used by the pulse at its start and by `looopctl init`. Nothing that exists is ev
 that was seeded once (or came with a playbook) is not seeded again, whatever is deleted from it later.
 """
 
+import os
 from pathlib import Path
 
 from looop import store
@@ -35,7 +36,8 @@ def seed(paths: Paths) -> bool:
         paths.create()
     except OSError as error:
         raise StateError(f"cannot make the folders of {paths.data}: {error.strerror}: {error.filename}") from error
-    store.create(paths.data / ".gitignore", GITIGNORE)
+    if not os.path.lexists(paths.data / ".gitignore"):
+        store.create(paths.data / ".gitignore", GITIGNORE)
     if (paths.data / MARKER).exists():
         return False
     fresh = not paths.playbook.exists()

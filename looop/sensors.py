@@ -178,7 +178,8 @@ async def _sense(this: _Round, live: Live, env: Mapping[str, str], only: Collect
         _prune(this, every_one)
         due = {
             name: path for name, path in every_one.items()
-            if is_due(this.past.get(name), cadence[name], changed[name], this.now) or not snapshot(paths, name).exists()
+            if is_due(this.past.get(name), cadence[name], changed[name], this.now)
+            or not snapshot(paths, name).is_file()
         }  # fmt: skip
     else:
         due = {name: path for name, path in every_one.items() if name in only}
@@ -260,8 +261,11 @@ def _publish(this: _Round, name: str, record: Mapping[str, Any] | None) -> Resul
         result, blob = _judge(name, record, this.config)
     except (JsonError, ValueError) as error:
         result, blob = _judge(name, {"name": name, "error": f"the runner's record is damaged: {error}"}, this.config)
-    if result.reason != "lost" or not path.exists():
+    if result.reason != "lost" or not path.is_file():
         try:
+            aside = store.clear_folder(path)
+            if aside:
+                this.problems.append(aside)
             store.write_changed(path, blob)
         except StateError as error:
             this.problems.append(str(error))
@@ -328,6 +332,7 @@ def _remember(this: _Round, results: list[Result], cadence: Mapping[str, int], c
     if kept == this.saved:
         return
     try:
+        store.clear_folder(this.paths.sensor_state)  # told when it was read
         store.write_changed(this.paths.sensor_state, store.dump_json({"v": 1, "sensors": kept}).encode())
     except StateError as error:
         this.problems.append(str(error))

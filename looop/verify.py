@@ -7,6 +7,7 @@ verdict belongs to one generation (sessions/ID/verify.json names its InvocationI
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 from looop import audit, runs, store
 from looop.clock import Stamp
@@ -36,8 +37,7 @@ async def judge(live: Live, paths: Paths, config: Config, session: Session, now:
     folder = paths.session(session.id)
     try:
         meta = read_meta(folder)
-        before = read_verdict(folder, session.invocation)
-        tries = (before.tries if before else 0) + 1
+        tries = tried(folder, session) + 1
         store.write(folder / "verify.sh", meta.verify + "\n", 0o700)
         outcome = await run_service(
             live,
@@ -71,6 +71,17 @@ async def judge(live: Live, paths: Paths, config: Config, session: Session, now:
         audit.line(paths, config, f"verified {text}", "", now)
         journal.emit("worker_verified", session=session.id, run=session.run, verdict=state, text=text)
     return not last
+
+
+def tried(folder: Path, session: Session) -> int:
+    """How often it was judged before; a verdict that cannot be read is moved aside and counts as none."""
+    try:
+        before = read_verdict(folder, session.invocation)
+    except StateError as error:
+        journal.emit("state_degraded", session=session.id, text=f"{error}; moved aside")
+        store.set_aside(folder / "verify.json")
+        return 0
+    return before.tries if before else 0
 
 
 def confinement(config: Config, source: str) -> Confinement | None:

@@ -33,7 +33,6 @@ from looop.world import (
 JOURNAL_LINES = 20
 JOURNAL_BYTES = 65536
 TAG_CHARS = 16
-UNREADABLE = b'{"signal": {"error": "unreadable"}}'  # stands for a snapshot that cannot be read
 
 
 def world(paths: Paths) -> World:
@@ -44,9 +43,10 @@ def world(paths: Paths) -> World:
         try:
             data = store.read_bytes(paths.snapshots / f"{name}.json")
         except StateError:
-            data = UNREADABLE
-        if data is not None:
-            snapshots[name] = reading(name, data)
+            snapshots[name] = reading(name, None)
+        else:
+            if data is not None:
+                snapshots[name] = reading(name, data)
     rules = _policy(paths.rules)
     return World(
         _policy(paths.playbook),

@@ -21,6 +21,7 @@ DIFF_LINES = 40
 TEXT_CHARS = 65536
 TEXTS_CHARS = 1048576
 ITEM_CHARS = 16384
+UNREADABLE = "unreadable"  # in place of a digest
 
 
 def digest(data: bytes) -> str:
@@ -45,7 +46,7 @@ class Policy:
 def policy(data: bytes | None) -> Policy:
     """A policy file's content; None means that it exists and cannot be read."""
     if data is None:
-        return Policy(None, "unreadable", "unreadable")
+        return Policy(None, UNREADABLE, "unreadable")
     try:
         return Policy(data.decode(), digest(data))
     except UnicodeDecodeError:
@@ -76,8 +77,10 @@ class Reading:
         return text if len(text) <= ITEM_CHARS else f"{text[:ITEM_CHARS]}... {digest(text.encode())}"
 
 
-def reading(name: str, data: bytes) -> Reading:
-    """Parse one snapshot. Nothing a sensor can print raises."""
+def reading(name: str, data: bytes | None) -> Reading:
+    """Parse one snapshot; None means that it exists and cannot be read. Nothing a sensor can print raises."""
+    if data is None:
+        return Reading(name, {"error": UNREADABLE}, None, None, UNREADABLE)
     try:
         value = loads(data.decode(), unique_keys=False)
     except (UnicodeDecodeError, JsonError):
@@ -125,9 +128,10 @@ class World:
 
     @property
     def unreadable(self) -> list[str]:
-        """Items of which nobody can say what they are."""
-        found = [name for name, text in self.policies.items() if text.note == "unreadable"]
-        return found + [f"snap:{name}" for name in self.readings if self.readings[name].signal == {"error": "unreadable"}]
+        """The files, below the data directory, that are there and cannot be read."""
+        found = ["PLAYBOOK.md"] if self.playbook is not None and self.playbook.digest == UNREADABLE else []
+        found += [f"goals/{name}.md" for name, text in self.goals.items() if text.digest == UNREADABLE]
+        return found + [f"snapshots/{name}.json" for name, r in self.readings.items() if r.digest == UNREADABLE]
 
 
 @dataclass(frozen=True)

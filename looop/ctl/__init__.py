@@ -106,8 +106,8 @@ def _parse(verb: str, words: list[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    # a reader that leaves early (`looopctl events | head`) ends us quietly, as it does other tools
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    if argv is None:  # the program: a reader that leaves early (`looopctl events | head`) ends it quietly
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if not arguments or arguments[0] == "help":

@@ -1,11 +1,12 @@
 """`looopctl goal`: write, archive, list and show goals."""
 
 import argparse
+import sys
 
 from looop import audit, policy, seed, store
 from looop.clock import now, utc
 from looop.ctl.command import Command, Context, Parser, add_body, add_journal, add_json, age, body, print_json, table
-from looop.errors import Refused
+from looop.errors import Refused, StateError
 
 
 def _configure(parser: Parser) -> None:
@@ -30,10 +31,18 @@ def _changed(context: Context, summary: str, line: str) -> int:
 
 
 def _list(context: Context, as_json: bool) -> int:
-    activity, present = policy.activity(context.paths), now()
+    present = now()
+    try:
+        activity = policy.activity(context.paths)
+    except StateError as error:
+        activity = {}
+        print(f"looopctl: {error}", file=sys.stderr)
     found: list[tuple[str, str, float | None]] = []
     for goal in store.names(context.paths.goals, ".md"):
-        text = (store.read_bytes(context.paths.goals / f"{goal}.md") or b"").decode(errors="replace")
+        try:
+            text = (store.read_bytes(context.paths.goals / f"{goal}.md") or b"").decode(errors="replace")
+        except StateError as error:
+            text = f"({error})"
         found.append((goal, next(iter(text.strip().splitlines()), ""), activity.get(goal)))
     if as_json:
         print_json([{"id": goal, "title": title, "acted": acted and utc(acted)} for goal, title, acted in found])

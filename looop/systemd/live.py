@@ -184,7 +184,12 @@ class Live(Manager):
         return found
 
     async def run_job(self, job: str, unit: str, timeout: float) -> str:
-        """Wait for a job; systemd's word for how it ended. Raises TimedOut, or Unavailable if the bus goes."""
+        """Wait for a job; systemd's word for how it ended. Raises TimedOut, or Unavailable if the bus goes.
+
+        A job of "" is that of a unit which is not loaded: there is nothing to wait for.
+        """
+        if not job:
+            return "done"
         if job in self._finished:
             return self._finished.pop(job)
         if self._fd < 0:
