@@ -5,29 +5,20 @@ carried over but files. Whatever it cannot learn (a fleet systemd cannot list) s
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from looop import commit, decide, execute, guards, mailbox, policy, probes, prompt, rules, runs, schedules, sensors
-from looop import audit, claims, nudges, store, tells, verify, view
+from looop import audit, claims, commit, decide, execute, guards, nudges, probes, prompt, rules, runs, store, view
 from looop.actions import Decision, Noop, RunShell, WriteGoal, WritePlaybook, summary, to_json, word
-from looop.clock import Stamp
-from looop.config import Config
 from looop.environment import environment
-from looop.errors import LooopError, StateError, TryAgain, Unavailable
+from looop.errors import LooopError, StateError, Unavailable
+from looop.housekeep import STEP, Services, housekeep, nudge, sense
 from looop.jsonutil import JsonError
-from looop.notices import Notices
 from looop.paths import Paths
 from looop.sessions import fleet
 from looop.systemd import journal
-from looop.systemd.live import Live
-from looop.systemd.manager import Manager
 from looop.world import Baseline, Context, World, baseline, to_json as world_json
 
-STEP = 30.0  # seconds any step without a deadline of its own may take before the watchdog is no longer fed
 SHELL_FOLLOW_UP = 5  # seconds after a run_shell move in which its output gets read
-VERIFY_AGAIN = 15
 
 
 @dataclass(frozen=True)
@@ -347,14 +338,6 @@ async def failed(s: Services, seen: Seen, record: runs.Record, error: str, code:
     if verdict.retry_in_s:
         await nudge(s, verdict.retry_in_s, nudges.RETRY)
     return Result(False, f"failed: {error[:120]}; {text_of(verdict)}", "")
-
-
-async def nudge(s: Services, seconds: int, name: str = "") -> None:
-    """Ask for a beat that decides in `seconds`; trouble with it costs at most one beat of the timer."""
-    try:
-        await nudges.arm(s.live, s.paths, seconds, s.clock(), name)
-    except LooopError as error:
-        journal.emit("state_degraded", text=f"cannot arm a follow-up: {error}")
 
 
 def fleet_text(sessions: list[fleet.Session]) -> str:

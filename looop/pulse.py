@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from looop import __version__, beat, claims, nudges, recover, seed
+from looop import __version__, beat, claims, housekeep, nudges, recover, seed
 from looop.clock import now
 from looop.config import Config, load
 from looop.errors import ExitCode, LooopError, Refused, TimedOut, TryAgain, Unavailable, UsageError
@@ -109,7 +109,7 @@ class Pulse:
         self.last_start = time.monotonic()
         self.number += 1
         notices = Notices(self.paths)
-        services_of_beat = beat.Services(
+        services_of_beat = housekeep.Services(
             live=self.live,
             system=self.system,
             paths=self.paths,
@@ -208,7 +208,7 @@ class Pulse:
             if gone:
                 self.reap_claims()
                 ends = fleet.read(self.paths, self.config, units, now(), {})
-                beat.note_ends(self.live, self.paths, ends, now())
+                housekeep.note_ends(self.live, self.paths, ends, now())
             self.poked.set()
         except Unavailable:
             self.known = None  # unknown, not empty: the next look compares nothing

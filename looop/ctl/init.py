@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace, context: Context) -> int:
         values["worker_command"] = toml_string(args.worker)
     if args.decider_cost is not None:
         if not re.fullmatch(r"\d+(\.\d+)?", args.decider_cost):
-            raise UsageError(f"cannot use {args.decider_cost!r} as a price", hint="a number of dollars, such as 0 or 0.05")
+            raise UsageError(f"cannot use {args.decider_cost!r} as a price", hint="dollars, such as 0 or 0.05")
         values["decider_cost_usd"] = args.decider_cost
     old = store.read_text(paths.config)
     text = changed(old or "# looop's settings; `looopctl doctor --settings` lists them all\n", values)

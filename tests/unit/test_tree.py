@@ -14,6 +14,7 @@ ROWS = [
     "__main__",
     "ctl pulse",
     "beat",
+    "housekeep",
     "execute recover verify",
     "view sessions commit",
     "sensors decide mailbox claims schedules tells nudges policy probes seed environment audit notices",
