@@ -1,0 +1,82 @@
+#!/usr/bin/python3
+"""From `looopctl answer` having written the answer to `looopctl ask` having printed it.
+
+    answer_latency.py [--rounds 200] [LOOOPCTL...]
+
+The clock starts at the answer file's modification time, which is before it is synced and published, and stops when
+the asker's standard output has the answer.
+"""
+
+import argparse
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("looopctl", nargs="*", default=[str(Path.home() / ".local/bin/looopctl")])
+    return parser.parse_args()
+
+
+def ask(args: argparse.Namespace, data: Path, number: int, env: dict[str, str]) -> "subprocess.Popen[bytes]":
+    """A blocked ask: its process has nothing left to do but sleep."""
+    process = subprocess.Popen(
+        [*args.looopctl, "ask", "bench", "--prompt", f"question {number}"],
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wchan = Path(f"/proc/{process.pid}/wchan")
+    file = data / f"asks/bench-{number}.json"
+    while not (file.exists() and "poll" in wchan.read_text()):
+        select.select([], [], [], 0.002)
+    return process
+
+
+def switches(pid: int) -> int:
+    """Times the process was put on a CPU."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
+
+
+def answered(
+    args: argparse.Namespace, data: Path, number: int, asker: "subprocess.Popen[bytes]", env: dict[str, str]
+) -> float:
+    """Answer it; seconds from the answer's writing to its arrival."""
+    answer = subprocess.Popen(
+        [*args.looopctl, "answer", f"bench-{number}", "yes"], env=env,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert asker.stdout is not None
+    text = asker.stdout.readline()
+    arrived = time.time_ns()
+    assert text == b"yes\n" and answer.wait() == 0 and asker.wait() == 0
+    return (arrived - (data / f"answers/bench-{number}.json").stat().st_mtime_ns) / 1e9
+
+
+def main() -> int:
+    args = parsed()
+    latencies = []
+    with tempfile.TemporaryDirectory() as name:
+        data = Path(name) / "data"
+        env = {**os.environ, "LOOOP_DATA_DIR": str(data)}
+        for number in range(1, args.rounds + 1):
+            asker = ask(args, data, number, env)
+            if number == 1:
+                before = switches(asker.pid)
+                select.select([], [], [], 3)
+                print(f"wake-ups of a waiting ask in 3 idle seconds: {switches(asker.pid) - before}")
+            latencies.append(answered(args, data, number, asker, env) * 1000)
+    latencies.sort()
+    p99 = latencies[min(len(latencies) - 1, int(len(latencies) * 0.99))]
+    print(f"answer to ask, {len(latencies)} rounds: p50 {latencies[len(latencies) // 2]:.1f} ms, p99 {p99:.1f} ms, "
+          f"max {latencies[-1]:.1f} ms")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
