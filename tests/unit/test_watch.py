@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("inotify")
-
 from looop import store
 from looop.errors import LooopError, StateError
 from looop.watch import Watcher
