@@ -28,10 +28,8 @@ def show(name: str, values: Sequence[float], unit_name: str = "ms") -> None:
     """One line: count, median, p99 and maximum."""
     ordered = sorted(values)
     p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-    print(
-        f"{name}: n={len(ordered)} p50={statistics.median(ordered):.1f} p99={p99:.1f} max={ordered[-1]:.1f} {unit_name}",
-        flush=True,
-    )
+    middle = statistics.median(ordered)
+    print(f"{name}: n={len(ordered)} p50={middle:.1f} p99={p99:.1f} max={ordered[-1]:.1f} {unit_name}", flush=True)
 
 
 def quiet(pulse: Pulse, events: Events) -> None:

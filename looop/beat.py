@@ -317,7 +317,8 @@ async def carry_out(
         follow_up = SHELL_FOLLOW_UP
     if follow_up is not None:
         await nudge(s, min(max(5, follow_up), max(5, config.max_next_interval)))
-    return Result(not noop, f"{done} ({record.run}); {fleet_text(seen.sessions)}")
+    idle = "idle: " if noop else ""
+    return Result(not noop, f"{idle}{done} ({record.run}); {fleet_text(seen.sessions)}")
 
 
 async def failed(s: Services, seen: Seen, record: runs.Record, error: str, code: str) -> Result:

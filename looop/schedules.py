@@ -208,6 +208,11 @@ async def arm(live: Live, paths: Paths, now: Stamp) -> list[str]:
     except LooopError as error:
         return [f"cannot arm the schedules: {error}"]
     problems = [f"cannot arm schedule {name}: {record}" for name, record in known.items() if isinstance(record, str)]
+    try:
+        store.read_json(paths.schedule_state)
+    except StateError as error:
+        problems.append(f"{error}; moved aside, a calendar may be told of twice")
+        store.set_aside(paths.schedule_state)
     usable = {name: record for name, record in known.items() if isinstance(record, Record)}
     for name, record in usable.items():
         try:

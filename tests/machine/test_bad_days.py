@@ -2,15 +2,19 @@
 
 import json
 import os
+import shlex
 import shutil
-from collections.abc import Callable
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.machine.harness import (
     CONFIG,
     LOOOPCTL,
+    UNITS,
     Events,
     Journal,
     Pulse,
@@ -25,23 +29,57 @@ from tests.machine.harness import (
 
 FREE = "decider_cost_usd = 0\nbeat_gap = 0\n"
 SLEEPER = ("--command", "sleep infinity", "wait")
+NOOP = """echo '{"action": "noop"}' >.decision.json"""
+RULE = '[[rule]]\nname = "r1"\nwhen = "`true`"\nmove = {action = "notify", message = "seen"}\n'
 
 
-def decider(pulse: Pulse, script: str, config: str = FREE) -> None:
+def decider(pulse: Pulse, script: str, config: str = FREE, env: dict[str, str] | None = None) -> None:
     """Configure a bash script as the decider and give it something to decide on."""
     path = CONFIG / "decider"
     CONFIG.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/bash\n{script}\n")
     path.chmod(0o755)
     pulse.configure(f'{config}decider_command = "{path}"\n')
-    looopctl("goal", "write", "g1", "something to do")
+    looopctl("goal", "write", "g1", "something to do", env=env)
 
 
-def goes_on(pulse: Pulse, journal: Journal) -> None:
-    """One more beat starts and ends."""
-    seen = len(journal.find(LOOOP_EVENT="tick_start"))
+def drop_in(service: str, *lines: str) -> None:
+    """Change a unit the way `systemctl --user edit` does."""
+    folder = UNITS / f"{service}.d"
+    folder.mkdir(parents=True)
+    (folder / "test.conf").write_text("\n".join(["[Service]", *lines, ""]))
+    systemctl("daemon-reload")
+
+
+def look(pulse: Pulse, journal: Journal) -> None:
+    """One more beat, which senses, or says why not."""
+
+    def ends() -> int:
+        return sum(len(journal.find(LOOOP_EVENT=event)) for event in ("sense_done", "beat_failed", "fleet_unknown"))
+
+    seen, starts = ends(), len(journal.find(LOOOP_EVENT="tick_start"))
     looopctl("beat")
-    journal.wait("tick_start", count=seen + 1)
+    journal.wait("tick_start", count=starts + 1)
+    journal.events.wait_for(lambda: ends() > seen)
+    assert pulse.active
+
+
+def decides(journal: Journal, env: dict[str, str] | None = None) -> None:
+    """An edited goal brings one more decision."""
+    seen = len(journal.find(LOOOP_EVENT="decided"))
+    looopctl("goal", "write", "g1", f"something else to do, {time.monotonic_ns()}", env=env)
+    if env:
+        looopctl("beat", env=env)
+    journal.wait("decided", count=seen + 1)
+
+
+def healthy(pulse: Pulse, journal: Journal) -> None:
+    """The verbs that show things work, and nothing that went wrong was a surprise to the program."""
+    for verb in (("status",), ("state", "--json"), ("asks",), ("claims",), ("worker", "list", "--all"), ("goal", "list")):
+        done = looopctl(*verb, check=False)
+        assert done.returncode == 0, (verb, done)
+    surprises = [e for e in journal.find() if "LOOOP_TRACE" in e or "Traceback" in str(e.get("MESSAGE"))]
+    assert not surprises, surprises
     assert pulse.active
 
 
@@ -54,7 +92,7 @@ def test_broken_rules_are_named_and_the_loop_goes_on(pulse: Pulse, journal: Jour
     said = journal.wait("rule_broken")["MESSAGE"]
     assert "rules.toml" in said and "when" in said
     assert looopctl("rules", "check", check=False).returncode == 1
-    goes_on(pulse, journal)
+    look(pulse, journal)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +116,7 @@ def test_a_bad_decision_names_its_field_and_does_nothing(
     [attempt] = journal.find(LOOOP_EVENT="decide_start")
     prompt = pulse.data / "runs" / attempt["LOOOP_RUN"] / "prompt.md"
     assert prompt.exists()
-    goes_on(pulse, journal)
+    look(pulse, journal)
     assert len(journal.find(LOOOP_EVENT="decide_start")) == 1, "the failure has to back off"
 
 
@@ -95,10 +133,10 @@ def test_the_next_prompt_tells_what_was_wrong(pulse: Pulse, journal: Journal) ->
 def test_a_decision_of_an_earlier_run_is_never_used(pulse: Pulse, journal: Journal, events: Events) -> None:
     decider(
         pulse,
-        'n=$(cat "$LOOOP_DATA_DIR/reports/n" 2>/dev/null || echo 0); echo $((n + 1)) >"$LOOOP_DATA_DIR/reports/n"\n'
-        'if [ "$n" = 0 ]; then echo "$PWD" >"$LOOOP_DATA_DIR/reports/first"; exit 0; fi\n'
+        'first=$LOOOP_DATA_DIR/reports/first\n'
+        'if [ ! -e "$first" ]; then echo "$PWD" >"$first"; exit; fi\n'
         # the second run answers in the first one's folder
-        'echo \'{"action":"write_goal","id":"late","body":"x"}\' >"$(cat "$LOOOP_DATA_DIR/reports/first")/.decision.json"',
+        'echo \'{"action":"write_goal","id":"late","body":"x"}\' >"$(cat "$first")/.decision.json"',
         FREE + f'decider_write_paths = ["{pulse.data}/reports", "{pulse.data}/runs"]\n',
     )
     pulse.start()
@@ -125,124 +163,269 @@ def test_a_decider_sees_the_world_read_only_and_without_the_user_bus(pulse: Puls
 
 # -- names
 
+BAD_NAMES = ["a/b", "..", "a\nb", "x" * 300, "-x", ".x", "ü", ""]
 
-@pytest.mark.parametrize("name", ["a/b", "..", "a\nb", "x" * 300, "-x", ""])
+
 @pytest.mark.parametrize(
     "verb",
-    [("goal", "write"), ("sensor", "write"), ("claim",), ("worker", "start"), ("kill",), ("answer",), ("log",)],
+    [
+        ("goal", "write"), ("goal", "archive"), ("goal", "show"), ("sensor", "write"), ("sensor", "run"), ("claim",),
+        ("unclaim",), ("worker", "start"), ("worker", "kill"), ("kill",), ("answer",), ("tell",), ("log",),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_bad_names_are_usage_errors_everywhere(pulse: Pulse, verb: tuple[str, ...]) -> None:
+    text = ("#!/bin/sh",) if verb[-1] in ("write", "start", "answer", "tell") else ()
+    for name in BAD_NAMES:
+        refused = looopctl(*verb, "--", name, *text, check=False)
+        assert refused.returncode == 64, (name, refused)
+        assert "Traceback" not in refused.stderr and refused.stdout == ""
+    assert not [path for path in pulse.data.rglob("*") if path.is_file() and "x" * 20 in path.name]
+
+
+def test_bad_names_in_a_decision_are_refused(pulse: Pulse, journal: Journal) -> None:
+    names = [*BAD_NAMES, "a\0b"]
+    (CONFIG / "names").mkdir(parents=True)
+    for n, name in enumerate(names):
+        decision = {"action": "start_worker", "id": name, "prompt": "x", "command": "true"}
+        (CONFIG / f"names/{n}").write_text(json.dumps(decision))
+    # the number of the try is the goal's text
+    decider(pulse, f"cp {CONFIG}/names/$(tr -cd 0-9 <$LOOOP_DATA_DIR/goals/g1.md) .decision.json")
+    for n in range(len(names)):
+        looopctl("goal", "write", "g1", f"try {n}")
+        if n == 0:
+            pulse.start()
+        assert "start_worker.id" in journal.wait("tick_failed", count=n + 1)["MESSAGE"]
+    assert not list((pulse.data / "sessions").iterdir()) and not units("looop-worker-*.scope")
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [("goal", "write", "g1"), ("playbook", "write"), ("sensor", "write", "s1"), ("answer", "w1-1"), ("tell", "w1")],
     ids=" ".join,
 )
-def test_bad_names_are_usage_errors_everywhere(pulse: Pulse, verb: tuple[str, ...], name: str) -> None:
-    text = () if verb[0] in ("claim", "kill", "log") else ("#!/bin/sh",)
-    refused = looopctl(*verb, "--", name, *text, check=False)
-    assert refused.returncode == 64, refused
-    assert "Traceback" not in refused.stderr and refused.stdout == ""
-    assert not list(pulse.data.rglob("*x" * 20 + "*"))
+def test_a_text_with_a_nul_character_or_not_utf8_is_a_usage_error(pulse: Pulse, verb: tuple[str, ...]) -> None:
+    looopctl("init")
+    before = {path: path.read_bytes() for path in pulse.data.rglob("*") if path.is_file()}
+    for text in ("a\\0b", "\\xff\\xfe"):
+        refused = command("/bin/bash", "-c", f"printf '#!/bin/sh {text}' | {LOOOPCTL} {' '.join(verb)}", check=False)
+        assert refused.returncode == 64 and "looopctl: cannot" in refused.stderr, refused
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_files_with_impossible_names_are_passed_over(pulse: Pulse, journal: Journal) -> None:
+    decider(pulse, NOOP)
+    looopctl("init")
+    for name in ("a b", "x" * 200, "line\nbreak", b"\xff".decode(errors="surrogateescape")):
+        for folder, suffix in (
+            ("goals", ".md"), ("sensors", ".sh"), ("claims", ".json"), ("asks", ".json"), ("answers", ".json"),
+            ("tells", ".json"), ("schedules", ".json"), ("snapshots", ".json"),
+        ):  # fmt: skip
+            (pulse.data / folder / f"{name}{suffix}").write_text("{}")
+        (pulse.data / "sessions" / name).mkdir()
+        (pulse.data / "runs" / name).mkdir()
+    pulse.start()
+    journal.wait("decided")
+    decides(journal)
+    healthy(pulse, journal)
 
 
 # -- state files
 
 
-STATE_FILES: dict[str, Callable[[Pulse], Path]] = {
-    "guards": lambda p: p.data / ".guards.json",
-    "committed": lambda p: p.data / ".committed.json",
-    "rules fired": lambda p: p.data / ".rules-fired.json",
-    "follow-ups": lambda p: p.data / ".nudges.json",
-    "sensors": lambda p: p.data / ".sensors.json",
-    "goal activity": lambda p: p.data / ".goal-activity.json",
-    "last shell": lambda p: p.data / ".last-shell.json",
-    "cost ledger": lambda p: p.data / "cost.jsonl",
-    "claim": lambda p: p.data / "claims/repo.json",
-    "ask": lambda p: p.data / "asks/w1-1.json",
-    "answer": lambda p: p.data / "answers/w1-1.json",
-    "tell": lambda p: p.data / "tells/w1-1.json",
-    "schedule": lambda p: p.data / "schedules/s1.json",
-    "session": lambda p: p.data / "sessions/w1/meta.json",
-    "exit record": lambda p: p.data / "sessions/w1/exit.json",
-    "verdict": lambda p: p.data / "sessions/w1/verdict.json",
-    "verify": lambda p: p.data / "sessions/w1/verify.json",
-    "snapshot": lambda p: p.data / "snapshots/sys-sessions.json",
-    "run record": lambda p: p.data / "runs/beat-20200101-000000/record.json",
-    "journal": lambda p: p.data / "journal.md",
-    "playbook": lambda p: p.data / "PLAYBOOK.md",
-    "goal": lambda p: p.data / "goals/g1.md",
-    "rules": lambda p: p.data / "rules.toml",
-}
+@dataclass(frozen=True)
+class State:
+    """One file. `text`: half of it is as good as all of it. `note`: it only informs, so losing it is not worth a word.
+
+    `dead`: it tells of a worker that has ended. `stops`: without it no decider may run, until a person has mended it.
+    """
+
+    path: str
+    text: bool = False
+    note: bool = False
+    dead: bool = False
+    stops: bool = False
 
 
-@pytest.mark.parametrize("damage", ["truncated", "replaced by a folder"])
-@pytest.mark.parametrize("name", STATE_FILES)
-def test_a_damaged_state_file_stops_neither_pulse_nor_verbs(
-    pulse: Pulse, journal: Journal, events: Events, name: str, damage: str
+STATE = [
+    State("PLAYBOOK.md", text=True),
+    State("goals/g2.md", text=True),
+    State("rules.toml"),
+    State("journal.md", text=True),
+    State("cost.jsonl", text=True, stops=True),
+    State(".guards.json", stops=True),
+    State(".committed.json"),
+    State(".rules-fired.json"),
+    State(".nudges.json"),
+    State(".sensors.json"),
+    State(".schedules.json"),
+    State(".goal-activity.json"),
+    State(".last-shell.json"),
+    State(".frame-tag", text=True, note=True),
+    State("asks/.numbers.json", note=True),
+    State("tells/.numbers.json", note=True),
+    State("claims/repo.json"),
+    State("asks/w1-1.json"),
+    State("answers/w1-2.json"),
+    State("tells/w1-1.json"),
+    State("schedules/s1.json"),
+    State("snapshots/sys-sessions.json", text=True),
+    State("snapshots/sensor-failed-units.json", text=True),
+    State("runs/LAST/record.json"),
+    State("runs/LAST/baseline.json", note=True),
+    State("sessions/w1/meta.json"),
+    State("sessions/w2/exit.json", dead=True),
+    State("sessions/w2/ended.json", dead=True, note=True),
+    State("sessions/w2/stop.json", dead=True, note=True),
+    State("sessions/w2/verify.json", dead=True),
+]
+
+
+def put(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.write_text(json.dumps({"v": 1, **record}))
+
+
+def inhabit(pulse: Pulse, journal: Journal) -> None:
+    """A pulse with something in every file: a living worker, a dead one, a lease, asks, an answer, a message."""
+    decider(pulse, NOOP)
+    looopctl("goal", "write", "g2", "another goal")
+    pulse.start()
+    looopctl("worker", "start", "w1", *SLEEPER)
+    looopctl("worker", "start", "w2", "--verify", "true", *SLEEPER)
+    looopctl("kill", "w2")
+    journal.wait("worker_verified", LOOOP_SESSION="w2")
+    looopctl("claim", "repo", "--session", "w1")
+    looopctl("tell", "w1", "hello")
+    for n in (1, 2):
+        put(pulse.data / f"asks/w1-{n}.json", {"id": f"w1-{n}", "worker": "w1", "prompt": "which?", "ts": 1.0})
+    put(pulse.data / "answers/w1-2.json", {"answer": "this", "ts": 4e9})
+    put(pulse.data / "schedules/s1.json", {"every_s": 3600, "anchor": 0})
+    decides(journal)
+
+
+@pytest.mark.parametrize("state", STATE, ids=lambda state: state.path)
+def test_a_damaged_state_file_is_named_and_stops_neither_pulse_nor_verbs(
+    pulse: Pulse, journal: Journal, events: Events, state: State
 ) -> None:
-    pulse.configure("beat_gap = 0\n")
-    looopctl("goal", "write", "g1", "a goal")
-    pulse.start()
-    looopctl("worker", "start", "w1", "--verify", "true", *SLEEPER)
+    inhabit(pulse, journal)
     scope = "looop-worker-w1.scope"
-    before = unit(scope, "InvocationID")["InvocationID"]
-    path = STATE_FILES[name](pulse)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file():
-        content = path.read_bytes()
-        path.unlink()
-    else:
-        content = b'{"v": 1, "id": "w1-1"'
-    if damage == "truncated":
-        path.write_bytes(content[: len(content) // 2])
-    else:
-        path.mkdir()
-    goes_on(pulse, journal)
-    goes_on(pulse, journal)
-    pulse.restart()
-    goes_on(pulse, journal)
-    assert unit(scope, "InvocationID", "ActiveState") == {"InvocationID": before, "ActiveState": "active"}
-    for verb in (("status",), ("state", "--json"), ("asks",), ("claims",), ("worker", "list"), ("goal", "list")):
-        done = looopctl(*verb, check=False)
-        assert done.returncode in (0, 1), (verb, done)
-        assert "internal error" not in done.stderr, (verb, done.stderr)
-    assert not [e for e in journal.find(LOOOP_EVENT="beat_failed") if "internal error" in e["MESSAGE"]], events.tail()
-    if path.is_dir():
-        shutil.rmtree(path)
+    before = unit(scope, "InvocationID", "ActiveState")
+    for damage in ("truncated", "a folder"):
+        newest = max((pulse.data / "runs").iterdir(), key=lambda p: p.stat().st_mtime).name
+        path = pulse.data / state.path.replace("LAST", newest)
+        content = path.read_bytes() if path.is_file() else b'{"v": 1, "something": "that is longer than half of it"}'
+        path.unlink(missing_ok=True)
+        if damage == "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        else:
+            path.mkdir()
+            (path / "inside").touch()
+        seen = len(journal.find())
+        halted = state.stops and (damage == "a folder" or not state.text)
+        for step in ("running", "restarted"):
+            if step == "restarted":
+                pulse.restart()
+            if halted:
+                look(pulse, journal)
+            else:
+                decides(journal)
+        if not state.note and not (state.text and damage == "truncated"):
+            said = [e for e in journal.find()[seen:] if "LOOOP_EVENT" in e and path.name in str(e.get("MESSAGE"))]
+            asked = "".join(str(looopctl(*verb, check=False)) for verb in (("told", "w1"), ("answer", "w1-2", "x")))
+            assert said or path.name in asked, events.tail(80)
+        assert unit(scope, "InvocationID", "ActiveState") == before
+        if state.path != "claims/repo.json":
+            assert [c["state"] for c in json.loads(looopctl("claims", "--json").stdout)] == ["live"]
+        assert "w1" in {s["id"] for s in looopctl_json("worker", "list") if s["alive"]}
+        healthy(pulse, journal)
+        for left in (path, path.with_name(path.name + ".broken")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        path.write_bytes(content)
+        decides(journal)
 
 
-def test_a_read_only_data_directory_is_said_and_survived(pulse: Pulse, journal: Journal, events: Events) -> None:
+def test_mended_rules_are_looked_at_though_nothing_else_has_changed(pulse: Pulse, journal: Journal) -> None:
+    looopctl("init")
+    ledger = pulse.data / ".rules-fired.json"
+    ledger.mkdir()
+    (pulse.data / "rules.toml").write_text(RULE)
     pulse.start()
-    events.wait_for(lambda: unit(pulse.service, "StatusText")["StatusText"].startswith("idle"))
-    folders = [pulse.data, *(p for p in pulse.data.rglob("*") if p.is_dir())]
+    assert ".rules-fired.json" in journal.wait("rule_broken")["MESSAGE"]
+    look(pulse, journal)
+    assert not journal.find(LOOOP_EVENT="notify")
+    ledger.rmdir()
+    looopctl("beat")
+    assert "seen" in journal.wait("notify")["MESSAGE"]
+    (pulse.data / "rules.toml").write_text(RULE.replace('"seen"', '"changed"').replace('"r1"', '"r2"'))
+    journal.wait("notify", count=2)
+
+
+# -- no room, no right
+
+
+def test_a_read_only_data_directory_is_said_and_survived(pulse: Pulse, journal: Journal) -> None:
+    decider(pulse, NOOP)
+    pulse.start()
+    looopctl("worker", "start", "w1", *SLEEPER)
+    looopctl("claim", "repo", "--session", "w1")
+    decides(journal)
+    pulse.sensor("restless", "echo $EPOCHREALTIME")
+    folders = [pulse.data, *(path for path in pulse.data.rglob("*") if path.is_dir())]
     for folder in folders:
         folder.chmod(0o500)
     try:
-        seen = len(journal.find(LOOOP_EVENT="beat_failed"))
-        looopctl("beat")
-        failed = journal.wait("beat_failed", count=seen + 1)
-        assert str(pulse.data) in failed["MESSAGE"] and "internal" not in failed["MESSAGE"]
-        assert "cannot write" in looopctl("goal", "write", "g1", "x", check=False).stderr
+        for step in ("running", "restarted"):
+            if step == "restarted":
+                pulse.restart()
+            seen = len(journal.find())
+            looopctl("beat")
+            journal.wait("beat_failed", count=len(journal.find(LOOOP_EVENT="beat_failed")) or 1)
+            said = [e for e in journal.find()[seen:] if str(e.get("PRIORITY")) <= "4"]
+            assert all(str(pulse.data) in e["MESSAGE"] for e in said), said
+        refused = looopctl("goal", "write", "g1", "x", check=False)
+        assert refused.returncode == 1 and "Permission denied" in refused.stderr and str(pulse.data) in refused.stderr
+        assert units("looop-worker-w1.scope", "active")
+        assert [c["state"] for c in json.loads(looopctl("claims", "--json").stdout)] == ["live"]
+        healthy(pulse, journal)
     finally:
         for folder in folders:
             folder.chmod(0o700)
-    goes_on(pulse, journal)
+    decides(journal)
 
 
-def test_a_full_disk_is_said_and_survived(pulse: Pulse, journal: Journal, events: Events) -> None:
-    """A small tmpfs of our own, in a mount namespace the unit makes, stands for the full disk."""
-    drop_in = CONFIG.parent / "systemd/user/looop.service.d"
-    drop_in.mkdir(parents=True)
-    pulse.data.mkdir(mode=0o700, parents=True)
-    (drop_in / "full.conf").write_text(
-        f"[Service]\nPrivateUsers=yes\nTemporaryFileSystem={pulse.data}:size=256k,mode=0700\n"
-    )
-    systemctl("daemon-reload")
-    pulse.configure('beat_gap = 0\nsandbox = "off"\n')
+def test_a_full_disk_is_said_and_survived(pulse: Pulse, journal: Journal) -> None:
+    """/srv/small is a file system of 4 MB that tests/machine/machine gives every machine."""
+    small = Path("/srv/small")
+    data = small / "looop"
+    shutil.rmtree(data, ignore_errors=True)
+    drop_in(pulse.service, f"Environment=LOOOP_DATA_DIR={data}")
+    env = {"LOOOP_DATA_DIR": str(data)}
+    decider(pulse, NOOP, env=env)
+    looopctl("sensor", "write", "restless", "#!/bin/bash\necho $EPOCHREALTIME", env=env)
     pulse.start()
-    journal.wait("tick_start")
-    root = f"/proc/{pulse.pid}/root{pulse.data}"
-    command("/bin/bash", "-c", f"head -c 1M /dev/zero >{root}/ballast", check=False)
-    seen = len(journal.find(LOOOP_EVENT="beat_failed"))
-    looopctl("beat")
-    assert "No space" in journal.wait("beat_failed", count=seen + 1)["MESSAGE"]
-    os.unlink(f"{root}/ballast")
-    goes_on(pulse, journal)
+    journal.wait("decided")
+    looopctl("worker", "start", "w1", *SLEEPER, env=env)
+    looopctl("claim", "repo", "--session", "w1", env=env)
+    command("/bin/bash", "-c", f"head -c 8M /dev/zero >{small}/ballast", check=False)
+    for step in ("running", "restarted"):
+        if step == "restarted":
+            pulse.restart()
+        seen = len(journal.find(LOOOP_EVENT="beat_failed"))
+        looopctl("beat")
+        if not seen:
+            assert "No space" in journal.wait("beat_failed")["MESSAGE"]
+        assert pulse.active
+    refused = looopctl("goal", "write", "g1", "lost", check=False, env=env)
+    assert refused.returncode == 1 and "No space left" in refused.stderr
+    assert (data / "goals/g1.md").read_text() == "something to do\n"
+    assert units("looop-worker-w1.scope", "active")
+    healthy(pulse, journal)
+    (small / "ballast").unlink()
+    assert looopctl("claim", "repo", check=False, env=env).returncode == 1
+    decides(journal, env)
+    pulse.stop()
+    shutil.rmtree(data)
 
 
 # -- systemd's own bad days
@@ -258,7 +441,7 @@ def test_reload_and_reexec_of_the_manager_kill_no_worker_and_no_claim(pulse: Pul
         before[f"w{n}"] = unit(f"looop-worker-w{n}.scope", "InvocationID")
     for verb in ("daemon-reload", "daemon-reexec", "daemon-reload"):
         systemctl(verb)
-        goes_on(pulse, journal)
+        look(pulse, journal)
     assert {w: unit(f"looop-worker-{w}.scope", "InvocationID") for w in before} == before
     assert [c["state"] for c in json.loads(looopctl("claims", "--json").stdout)] == ["live"] * 3
     assert not journal.find(LOOOP_EVENT="claim_reaped") and not journal.find(LOOOP_EVENT="worker_ended")
@@ -278,7 +461,7 @@ def test_a_lost_user_bus_is_unknown_never_dead_and_comes_back(
     # systemd#21177: the manager itself may hang for 90 s on its own bus
     journal.wait("bus_back", timeout=150)
     assert not journal.find(LOOOP_EVENT="claim_reaped") and not journal.find(LOOOP_EVENT="worker_ended")
-    goes_on(pulse, journal)
+    look(pulse, journal)
     assert units("looop-worker-w1.scope", "active")
 
 
@@ -286,7 +469,7 @@ def test_verbs_without_a_bus_say_so_and_steal_nothing(pulse: Pulse, tmp_path: Pa
     pulse.start()
     looopctl("worker", "start", "w1", *SLEEPER)
     looopctl("claim", "repo", "--session", "w1")
-    nowhere = {"DBUS_SESSION_BUS_ADDRESS": f"unix:path={tmp_path}/none"}
+    nowhere = {"XDG_RUNTIME_DIR": str(tmp_path), "DBUS_SESSION_BUS_ADDRESS": f"unix:path={tmp_path}/none"}
     for verb in (("claim", "repo"), ("worker", "list"), ("up",), ("kill", "w1")):
         done = looopctl(*verb, check=False, env=nowhere)
         assert done.returncode == 69, (verb, done)
@@ -299,7 +482,8 @@ def test_verbs_without_a_bus_say_so_and_steal_nothing(pulse: Pulse, tmp_path: Pa
 
 def test_a_worker_that_ignores_sigterm_and_its_setsid_children_are_gone_after_a_kill(pulse: Pulse) -> None:
     pulse.configure("stop_timeout = 1\n")
-    stubborn = "trap '' TERM HUP; setsid bash -c 'trap \"\" TERM HUP; while :; do read -rt 60 <> <(:); done' & while :; do wait; done"
+    ignore = "trap '' TERM HUP; while :; do read -rt 60 <> <(:); done"
+    stubborn = f"setsid bash -c {shlex.quote(ignore)} & {ignore}"
     pulse.start()
     looopctl("worker", "start", "w1", "--command", stubborn, "resist")
     pids = cgroup_pids("looop-worker-w1.scope")
@@ -320,35 +504,52 @@ def test_a_scope_stopped_by_hand_ends_the_worker_and_frees_its_claims(pulse: Pul
     assert not (pulse.data / "claims/repo.json").exists()
 
 
+def clock_of(pulse: Pulse) -> Path:
+    """libfaketime moves the wall clock of the pulse alone; the file whose content says by how much."""
+    [library] = Path("/usr/lib").rglob("libfaketime.so.1")
+    CONFIG.mkdir(parents=True, exist_ok=True)
+    offset = CONFIG / "clock"
+    offset.write_text("+0\n")
+    # the boot clock, which ages are taken on, is left alone
+    faked = f"LD_PRELOAD={library} FAKETIME_TIMESTAMP_FILE={offset} FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1"
+    drop_in(pulse.service, f"Environment={faked}")
+    return offset
+
+
 def test_a_clock_set_back_an_hour_frees_nothing_and_blocks_nothing(
     pulse: Pulse, journal: Journal, events: Events
 ) -> None:
-    """libfaketime moves the wall clock of the pulse alone; the boot clock, which ages are taken on, is left."""
-    [library] = Path("/usr/lib").rglob("libfaketime.so.1")
-    offset = CONFIG / "clock"
-    drop_in = CONFIG.parent / "systemd/user/looop.service.d"
-    drop_in.mkdir(parents=True)
-    CONFIG.mkdir(parents=True, exist_ok=True)
-    offset.write_text("+0\n")
-    (drop_in / "clock.conf").write_text(
-        f"[Service]\nEnvironment=LD_PRELOAD={library} FAKETIME_TIMESTAMP_FILE={offset} FAKETIME_NO_CACHE=1"
-        " FAKETIME_DONT_FAKE_MONOTONIC=1\n"
-    )
-    systemctl("daemon-reload")
+    def wait_left() -> int:
+        status = unit(pulse.service, "StatusText")["StatusText"]
+        return int(status.partition("next try in ")[2].split()[0]) if "next try in " in status else 0
+
+    offset = clock_of(pulse)
     decider(pulse, 'echo "{\\"action\\":\\"fly\\"}" >.decision.json')
     pulse.start()
-    journal.wait("tick_failed")
     looopctl("worker", "start", "w1", *SLEEPER)
     looopctl("claim", "repo", "--session", "w1")
-    offset.write_text("-3600\n")
-    goes_on(pulse, journal)
-    assert "claim_reaped" not in {e.get("LOOOP_EVENT") for e in journal.find()}
-    status = unit(pulse.service, "StatusText")["StatusText"]
-    events.wait_for(lambda: "next try in" in unit(pulse.service, "StatusText")["StatusText"])
-    wait = int(unit(pulse.service, "StatusText")["StatusText"].split("next try in ")[1].split()[0])
-    assert wait <= 120, status
     looopctl("goal", "write", "g1", "again")
-    journal.wait("tick_failed", count=2)
+    journal.wait("tick_failed")
+    look(pulse, journal)
+    before = events.wait_for(wait_left)
+    offset.write_text("-3600\n")
+    look(pulse, journal)
+    assert 0 < events.wait_for(wait_left) <= before
+    assert not journal.find(LOOOP_EVENT="claim_reaped") and not journal.find(LOOOP_EVENT="worker_ended")
+    tries = len(journal.find(LOOOP_EVENT="tick_failed"))
+    looopctl("goal", "write", "g1", "once more")
+    journal.wait("tick_failed", count=tries + 1)
+    look(pulse, journal)
+    assert units("looop-worker-w1.scope", "active")
+
+
+def test_a_follow_up_comes_in_time_though_the_clock_is_set_back(pulse: Pulse, journal: Journal) -> None:
+    offset = clock_of(pulse)
+    decider(pulse, """echo '{"action": "noop", "next_interval_s": 5}' >.decision.json""")
+    pulse.start()
+    journal.wait("decided")
+    offset.write_text("-3600\n")
+    journal.wait("decided", count=2)
 
 
 def test_a_symlink_planted_in_claims_is_not_followed(pulse: Pulse, tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_a_failed_unit_is_repaired_when_the_human_says_restart(
 
 
 def test_leave_and_stop_watching_are_obeyed(pulse: Pulse, demo: Path, journal: Journal) -> None:
+    pulse.configure("beat_gap = 0\n")
     fail(demo)
     pulse.start()
     first = journal.wait("ask_raised")
