@@ -3,11 +3,12 @@
 
     claim_race.py [--rounds 200] [--racers 32] [--reaper] [LOOOPCTL...]
 
-Each racer is a real `looopctl claim` in a scope of its own and lives until its round is judged. With --reaper the
-leases are reaped all the while, as the pulse does it. Run it in a unit: a lingering user's shell, or systemd-run.
+Each racer is a scope that lives for all rounds and runs a real `looopctl claim` in each. With --reaper the leases
+are reaped all the while, as the pulse does it. Run it in a unit: a lingering user's shell, or systemd-run.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-RACER = '"$@" claim raced >"$OUT" 2>/dev/null; echo $? >"$OUT.code"; echo >"$DONE"; read -r _ <"$END"'
+RACER = 'while read -r _; do "$@" claim raced >/dev/null 2>&1; echo $?; done'
 REAPER = """
 from looop import claims
 from looop.errors import LooopError
@@ -56,56 +57,48 @@ def plant(claims: Path) -> None:
     new.rename(claims / "raced.json")
 
 
-def race(number: int, args: argparse.Namespace, folder: Path, env: dict[str, str]) -> list[int]:
+def racer(number: int, args: argparse.Namespace, env: dict[str, str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        ["systemd-run", "--user", "--scope", "--quiet", f"--unit=race-{os.getpid()}-{number}.scope",
+         "sh", "-c", RACER, "racer", *args.looopctl],
+        env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+    )  # fmt: skip
+
+
+def race(racers: list["subprocess.Popen[str]"]) -> list[int]:
     """One round; the exit codes of the racers."""
-    done, end = folder / f"done{number}", folder / f"end{number}"
-    os.mkfifo(done)
-    os.mkfifo(end)
-    outs = [folder / f"{number}-{n}" for n in range(args.racers)]
-    racers = [
-        subprocess.Popen(
-            ["systemd-run", "--user", "--scope", "--quiet", f"--unit=race-{os.getpid()}-{number}-{n}.scope",
-             "sh", "-c", RACER, "racer", *args.looopctl],
-            env={**env, "OUT": str(out), "DONE": str(done), "END": str(end)},
-        )
-        for n, out in enumerate(outs)
-    ]  # fmt: skip
-    heard = 0
-    with open(os.open(done, os.O_RDWR), "rb", buffering=0) as finish:
-        while heard < args.racers:
-            heard += len(finish.read(args.racers))
-    codes = [int(Path(f"{out}.code").read_text()) for out in outs]
-    with open(os.open(end, os.O_RDWR), "wb", buffering=0) as opener:
-        opener.write(b"\n" * args.racers)
-        for racer in racers:
-            racer.wait()
+    for process in racers:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+    codes = []
+    for process in racers:
+        assert process.stdout is not None
+        codes.append(int(process.stdout.readline()))
     return codes
 
 
 def main() -> int:
     args = parsed()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        data = folder / "data"
+    bad = 0
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        data = Path(name) / "data"
         env = {**os.environ, "LOOOP_DATA_DIR": str(data), "PYTHONPATH": sys.path[0]}
-        reaper = None
         if args.reaper:
-            reaper = subprocess.Popen([sys.executable, "-c", REAPER], env=env, stdout=subprocess.PIPE)
+            reaper = stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", REAPER], env=env, stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(reaper.kill)
             assert reaper.stdout is not None
             reaper.stdout.readline()
-        bad = 0
-        try:
-            for number in range(args.rounds):
-                plant(data / "claims")
-                codes = race(number, args, folder, env)
-                if codes.count(0) != 1 or set(codes) - {0, 1}:
-                    bad += 1
-                    print(f"round {number}: exit codes {codes}")
-        finally:
-            if reaper:
-                reaper.kill()
-                reaper.communicate()
+        racers = [stack.enter_context(racer(number, args, env)) for number in range(args.racers)]
+        race(racers)  # a first round, not counted: every scope is up
+        for number in range(args.rounds):
+            plant(data / "claims")
+            codes = race(racers)
+            if codes.count(0) != 1 or set(codes) - {0, 1}:
+                bad += 1
+                print(f"round {number}: exit codes {codes}", flush=True)
     beside = " beside a reaper" if args.reaper else ""
     verdict = f"{bad} of them WITHOUT exactly one winner" if bad else "one winner in each"
     print(f"{args.racers} racers{beside}, {args.rounds} rounds, {verdict}, {time.monotonic() - started:.0f} s")
