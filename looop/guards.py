@@ -200,14 +200,18 @@ class Spent:
 
 
 def spent_since(rows: Iterable[str], midnight: float) -> Spent:
-    """Add up the lines of cost.jsonl from `midnight` (Unix seconds) on; rows of the future count as today's."""
+    """Add up the lines of cost.jsonl from `midnight` (Unix seconds) on; rows of the future count as today's.
+
+    A row whose cost is null is a run of unknown cost, which the state of the guards counts.
+    """
     usd, bad = 0.0, []
     for number, row in enumerate(rows, 1):
         if not row.strip():
             continue
         try:
             obj = as_object(loads(row), "row")
-            at, cost = datetime.fromisoformat(get_str(obj, "ts")), get_num(obj, "cost_usd")
+            at = datetime.fromisoformat(get_str(obj, "ts"))
+            cost = 0.0 if obj.get("cost_usd", 0) is None else get_num(obj, "cost_usd")
             if at.tzinfo is None or cost < 0:
                 raise JsonError("ts without a zone" if at.tzinfo is None else f"cost_usd: {cost} is negative")
         except ValueError as error:

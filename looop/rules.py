@@ -10,7 +10,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -262,8 +262,9 @@ def _filled(text: str, root: Mapping[str, Any], shell: bool) -> str:
 def _decision(rule: Rule, root: Mapping[str, Any]) -> Decision:
     shell = _SHELL_FIELDS.get(str(rule.move.get("action")), set())
     filled = {k: _filled(v, root, k in shell) if isinstance(v, str) else v for k, v in rule.move.items()}
-    journal = _filled(rule.journal, root, False) if rule.journal else f"rule {rule.name}"
-    return actions.from_json({**filled, "journal": journal})
+    decision = actions.from_json({**filled, "journal": _filled(rule.journal, root, False) if rule.journal else ""})
+    said = decision.journal or f"{actions.summary(decision.move)} (rule {rule.name})"
+    return replace(decision, journal=said)
 
 
 # -- rules.toml

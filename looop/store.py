@@ -79,8 +79,13 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def dump_json(obj: object) -> str:
-    """The form of every JSON file here: readable, one trailing newline, no NaN."""
-    return json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """The form of every JSON file here: readable, one trailing newline, no NaN, and UTF-8 whatever is in it."""
+    text = json.dumps(obj, indent=1, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a file name that is not UTF-8 (PEP 383) got into some message
+        text = json.dumps(obj, indent=1, allow_nan=False)
+    return text + "\n"
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -234,9 +239,9 @@ def append_line(path: Path, text: str, max_bytes: int = 0) -> None:
 
 
 def names(folder: Path, suffix: str) -> list[str]:
-    """Sorted stems of the files in `folder` that end in `suffix`; hidden ones never count. Raises StateError.
+    """Sorted stems of the files in `folder` that end in `suffix`; hidden ones, and names that are not UTF-8, never count.
 
-    A missing folder is empty; one that cannot be listed is an error, not an empty list.
+    A missing folder is empty; one that cannot be listed is a StateError, not an empty list.
     """
     try:
         found = [entry.name for entry in os.scandir(folder)]
@@ -244,7 +249,12 @@ def names(folder: Path, suffix: str) -> list[str]:
         return []
     except OSError as error:
         raise _cannot("list", folder, error) from error
-    return sorted(n.removesuffix(suffix) for n in found if n.endswith(suffix) and not n.startswith("."))
+    usable = (n for n in found if n.endswith(suffix) and not n.startswith(".") and _is_utf8(n))
+    return sorted(n.removesuffix(suffix) for n in usable)
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\udc80" <= char <= "\udcff" for char in name)  # how undecodable bytes are shown (PEP 383)
 
 
 def _ledger(path: Path) -> dict[str, int]:

@@ -104,6 +104,7 @@ ROWS = [
     '{"ts": "2023-11-14T10:00:00Z", "cost_usd": 1.5, "id": "r"}',
     '{"ts": "2023-11-13T23:59:59Z", "cost_usd": 100}',
     "",
+    '{"ts": "2023-11-14T10:00:00Z", "cost_usd": null, "source": "unknown"}',
     '{"ts": "2023-11-14T01:00:00+01:00", "cost_usd": 0.25}',
     '{"ts": "2023-11-15T00:00:00Z", "cost_usd": 1}',
 ]
@@ -121,7 +122,7 @@ def test_spending_is_summed_since_midnight() -> None:
 ])  # fmt: skip
 def test_a_ledger_row_that_cannot_be_read_is_named(row: str) -> None:
     spent = guards.spent_since([*ROWS, row], MIDNIGHT)
-    assert spent.usd == 2.75 and len(spent.bad) == 1 and spent.bad[0].startswith("line 6: ")
+    assert spent.usd == 2.75 and len(spent.bad) == 1 and spent.bad[0].startswith("line 7: ")
 
 
 def test_money_stops_at_the_cap_until_midnight() -> None:
