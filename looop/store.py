@@ -239,9 +239,10 @@ def append_line(path: Path, text: str, max_bytes: int = 0) -> None:
 
 
 def names(folder: Path, suffix: str) -> list[str]:
-    """Sorted stems of the files in `folder` that end in `suffix`; hidden ones, and names that are not UTF-8, never count.
+    """Sorted stems of the files in `folder` that end in `suffix`. Raises StateError.
 
-    A missing folder is empty; one that cannot be listed is a StateError, not an empty list.
+    Hidden files and names that are not UTF-8 never count. A missing folder is empty; one that cannot be listed is an
+    error, not an empty list.
     """
     try:
         found = [entry.name for entry in os.scandir(folder)]
