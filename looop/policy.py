@@ -15,6 +15,7 @@ from looop.clock import Stamp
 from looop.config import Config
 from looop.errors import Refused, StateError, UsageError
 from looop.paths import Paths
+from looop.systemd import journal
 
 
 @contextlib.contextmanager
@@ -97,7 +98,9 @@ def touch_goal(paths: Paths, goal_id: str, now: Stamp) -> None:
     with store.lock(paths.data / f".{paths.goal_activity.name.lstrip('.')}.lock"):
         try:
             known = activity(paths)
-        except StateError:
+        except StateError as error:
+            journal.emit("state_degraded", text=f"{error}; moved aside")
+            store.set_aside(paths.goal_activity)
             known = {}
         known[goal_id] = now.wall
         goals = set(store.names(paths.goals, ".md"))
