@@ -7,19 +7,22 @@
 It starts looop on empty folders and leaves it stopped. Figures are this machine's; compare within one run.
 """
 
+import json
 import os
 import select
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from looop import store
 from looop.systemd.manager import Manager
 from looop.watch import Watcher
-from tests.machine.harness import Events, Journal, Pulse, cgroup_pids, fresh_pulse, looopctl, unit, units
+from tests.machine.harness import CGROUP, Events, Journal, Pulse, cgroup_pids, command, fresh_pulse, looopctl, unit, units
 
 IDLE = "idle"
 
@@ -76,27 +79,37 @@ def edits(pulse: Pulse, events: Events, journal: Journal, count: int) -> None:
     quiet(pulse, events)
     latencies = []
     for n in range(count):
-        beats = len(journal.find(LOOOP_EVENT="tick_start"))
         wall = time.time()
         store.write(pulse.data / "goals/g.md", f"version {n}\n")
-        latencies.append((stamp(journal.wait("tick_start", count=beats + 1)) - wall) * 1000)
-        # the edit may poke twice (create and rename): let the second beat pass
-        quiet(pulse, events)
+        started = events.wait_for(lambda: [e for e in journal.find(LOOOP_EVENT="tick_start") if stamp(e) >= wall])
+        latencies.append((stamp(started[0]) - wall) * 1000)
+        # the write pokes twice, by creating and by renaming: let the second beat pass
+        seen = len(journal.find(LOOOP_EVENT="sense_done"))
         looopctl("beat")
-        journal.wait("tick_start", count=len(journal.find(LOOOP_EVENT="tick_start")) + 1)
+        journal.wait("sense_done", count=seen + 1)
+        events.wait_for(lambda: not units("looop-beat.service", "activating"))
         quiet(pulse, events)
     show("goal edited -> beat started", latencies)
 
 
 def cpu_ms(name: str) -> float:
-    return int(unit(name, "CPUUsageNSec")["CPUUsageNSec"]) / 1e6
+    """CPU time of a control group and all that ever ran below it; the kernel counts it without a cpu controller too."""
+    group = CGROUP + "/init.scope" if name == "init.scope" else unit(name, "ControlGroup")["ControlGroup"]
+    return number(f"/sys/fs/cgroup{group}/cpu.stat", "usage_usec") / 1e3
 
 
-def kilobytes(path: str, key: str) -> int:
+def number(path: str, key: str) -> int:
+    """The number behind a key of a file in /proc or /sys."""
     for line in Path(path).read_text().splitlines():
         if line.startswith(key):
             return int(line.split()[1])
     raise ValueError(f"{path} has no {key}")
+
+
+def bus_name(pid: int) -> str:
+    """The pulse's connection for calls: the one of its two that the manager does not send signals to."""
+    rows = command("busctl", "--user", "list", "--json=short").stdout
+    return str(min(row["name"] for row in json.loads(rows) if row["pid"] == pid and row["name"].startswith(":")))
 
 
 def beat(pulse: Pulse, events: Events, journal: Journal, count: int) -> None:
@@ -111,32 +124,35 @@ def beat(pulse: Pulse, events: Events, journal: Journal, count: int) -> None:
     for n in range(8):
         looopctl("worker", "start", f"w{n}", "--command", "sleep infinity", "wait")
     quiet(pulse, events)
-    monitor = subprocess.Popen(
-        ["busctl", "--user", "monitor", "--json=short", "org.freedesktop.systemd1"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    services = (pulse.service, "looop-sense.service")
-    walls, pulse_cpu, sense_cpu = [], [], []
+    seen_on_bus = tempfile.TemporaryFile("w+")
+    watch = ["busctl", "--user", "monitor", "--json=short", "org.freedesktop.systemd1"]
+    monitor = subprocess.Popen(watch, stdout=seen_on_bus, stderr=subprocess.DEVNULL)
+    groups = (pulse.service, "looop-helper.slice", "init.scope")
+    walls: list[float] = []
+    cpu: dict[str, list[float]] = {name: [] for name in groups}
     for _ in range(count):
         before = len(journal.find(LOOOP_EVENT="world_unchanged"))
-        used = [cpu_ms(pulse.service)]
+        used = {name: cpu_ms(name) for name in groups}
         looopctl("beat")
         end = journal.wait("world_unchanged", count=before + 1)
         quiet(pulse, events)
+        for name in groups:
+            cpu[name].append(cpu_ms(name) - used[name])
         start = [e for e in journal.find(LOOOP_EVENT="tick_start") if stamp(e) <= stamp(end)][-1]
         walls.append((stamp(end) - stamp(start)) * 1000)
-        pulse_cpu.append(cpu_ms(pulse.service) - used[0])
-        sense_cpu.append(cpu_ms(services[1]))
     monitor.terminate()
-    lines = (monitor.communicate()[0] or "").splitlines()
-    calls = sum('"type":"method_call"' in line for line in lines)
+    monitor.wait()
+    seen_on_bus.seek(0)
+    calls = [json.loads(line) for line in seen_on_bus if '"type":"method_call"' in line]
+    pulse_calls = Counter(call["member"] for call in calls if call.get("sender") == bus_name(pulse.pid))
     show("unchanged beat, wall", walls)
-    show("unchanged beat, CPU of the pulse", pulse_cpu)
-    show("unchanged beat, CPU of looop-sense.service (10 sensors)", sense_cpu)
-    print(f"bus calls to systemd while measuring, this script's own included: {calls / count:.1f} a beat")
-    print(f"pulse RSS: {kilobytes(f'/proc/{pulse.pid}/status', 'VmRSS') / 1024:.1f} MiB")
+    show("unchanged beat, CPU of the pulse", cpu[pulse.service])
+    show("unchanged beat, CPU of the sense unit and its 10 sensors", cpu["looop-helper.slice"])
+    show("meanwhile, CPU of the user manager (this script's questions included)", cpu["init.scope"])
+    print(f"bus calls of the pulse: {pulse_calls.total() / count:.1f} a beat: {dict(pulse_calls)}")
+    print(f"pulse RSS: {number(f'/proc/{pulse.pid}/status', 'VmRSS') / 1024:.1f} MiB")
     shims = [cgroup_pids(name)[0] for name in sorted(units("looop-worker-*.scope", "active"))]
-    show("shim PSS", [kilobytes(f"/proc/{pid}/smaps_rollup", "Pss:") / 1024 for pid in shims], "MiB")
+    show("shim PSS", [number(f"/proc/{pid}/smaps_rollup", "Pss:") / 1024 for pid in shims], "MiB")
 
 
 def main() -> int:

@@ -206,6 +206,8 @@ async def by_rule(s: Services, number: int, seen: Seen, told: Context, found: ru
     record = intend(s, seen, run, "rules", found.decision, found.rule, found.key)
     commit.fire(s.paths, found.rule, found.key, run, s.clock())
     result = await carry_out(s, number, seen, record, found.decision)
+    if found.again_after_s:
+        await nudge(s, found.again_after_s, f"rule-{run}")  # the world may not have changed by then
     if not result.again and more:
         return Result(result.acted, result.text, "another rule matches")
     return result

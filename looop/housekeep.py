@@ -50,13 +50,14 @@ async def housekeep(s: Services) -> tuple[list[fleet.Session], claims.Judge]:
     live = s.live.live([fleet.unit_name("*")])
     s.live.watch = {holder.unit for c in claims.listing(paths) if (holder := c.holder)}
     waiting = mailbox.waiting(paths, judge, now.wall)
-    sessions = fleet.read(paths, config, live, now, waiting, await fleet.probe(paths, live))
+    idle = await fleet.probe(paths, live)
+    sessions = fleet.read(paths, config, live, now, waiting, idle)
     note_ends(s.live, paths, sessions, now)
-    if s.confined:
+    if s.confined and any(session.verify == "pending" and not session.alive for session in sessions):
         s.allow(STEP + (config.verify_timeout or 600))
         if await verify.settle(s.live, paths, config, sessions, now):
             await nudge(s, VERIFY_AGAIN)
-        sessions = fleet.read(paths, config, live, now, waiting, await fleet.probe(paths, live))
+        sessions = fleet.read(paths, config, live, now, waiting, idle)
     for problem in prune(s, live, judge):
         s.notices.note("state_degraded", problem)
     return sessions, judge

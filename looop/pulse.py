@@ -13,14 +13,14 @@ import sys
 import time
 from pathlib import Path
 
-from looop import __version__, beat, claims, housekeep, nudges, recover, seed
+from looop import __version__, beat, claims, housekeep, nudges, recover, sandbox, seed
 from looop.clock import now
 from looop.config import Config, load
 from looop.errors import ExitCode, LooopError, Refused, TimedOut, TryAgain, Unavailable, UsageError
 from looop.notices import Notices
 from looop.paths import Paths
 from looop.sessions import fleet
-from looop.systemd import identity, journal, notify, services
+from looop.systemd import identity, journal, notify
 from looop.systemd.live import Live
 
 LISTEN_FDS_START = 3
@@ -44,7 +44,8 @@ class Pulse:
         self.deadline = float("inf")
         self.last_start = float("-inf")
         self.known: dict[str, str] | None = None
-        self.confined: dict[str, bool] = {}
+        self.confined = False
+        self.measured = False
         self.number = 0
         self.forced = "the pulse started"
 
@@ -61,13 +62,7 @@ class Pulse:
         self.live.on_state = self.bus_state
         await self.live.connect()
         self.feed_watchdog()
-        try:
-            self.confined = await services.measure(self.live, self.paths)
-        except (LooopError, OSError) as error:
-            self.confined = {f"measurable ({error})": False}
-        journal.emit("sandbox_measured", text=_listed(self.confined))
-        if not all(self.confined.values()) and self.config.sandbox != "off":
-            journal.emit("sandbox_missing", text=_listed(self.confined))
+        await self.measure()
         recover.recover(self.live, self.paths, self.config, now())
         for problem in await nudges.rearm(self.live, self.paths, now()):
             journal.emit("state_degraded", text=problem)
@@ -82,6 +77,11 @@ class Pulse:
             notify.stopping()
             await self.stop()
         return ExitCode.DONE
+
+    async def measure(self) -> None:
+        """Learn what may be run here, at the start and after a change of settings."""
+        self.confined = await sandbox.prepare(self.live, self.paths, self.config)
+        self.measured = True
 
     async def beats(self) -> None:
         """Beat after beat, until `stopping`; one in flight is cancelled, which stops its units."""
@@ -109,22 +109,13 @@ class Pulse:
         self.last_start = time.monotonic()
         self.number += 1
         notices = Notices(self.paths)
-        services_of_beat = housekeep.Services(
-            live=self.live,
-            system=self.system,
-            paths=self.paths,
-            config=self.config,
-            clock=now,
-            confined=all(self.confined.values()) or self.config.sandbox == "off",
-            allow=self.allow,
-            status=notify.status,
-            notices=notices,
-        )
         with journal.context(beat=self.number):
             try:
+                if not self.measured:
+                    await self.measure()
                 if self.forced == FAILED:  # perhaps in the middle of a move
                     recover.recover(self.live, self.paths, self.config, now())
-                result = await beat.beat(services_of_beat, self.number, self.forced)
+                result = await beat.beat(self.services(notices), self.number, self.forced)
             except LooopError as error:
                 notices.note("beat_failed", str(error))
                 notify.status(f"beat {self.number} failed: {error}"[:REASON_STATUS])
@@ -142,6 +133,20 @@ class Pulse:
         if result.again:
             self.poked.set()
         notify.status(result.text)
+
+    def services(self, notices: Notices) -> housekeep.Services:
+        """What the next beat works with."""
+        return housekeep.Services(
+            live=self.live,
+            system=self.system,
+            paths=self.paths,
+            config=self.config,
+            clock=now,
+            confined=self.confined,
+            allow=self.allow,
+            status=notify.status,
+            notices=notices,
+        )
 
     async def stop(self) -> None:
         """Leave the workers running on a restart or a crash-like end, stop them when looop itself is stopped."""
@@ -171,6 +176,7 @@ class Pulse:
         notify.reloading()
         try:
             self.config = load(self.paths)
+            self.measured = False
             journal.emit("pulse_reloaded")
         except LooopError as error:
             journal.emit("config_error", text=f"{error}; the settings in use stay")
@@ -239,10 +245,6 @@ class Pulse:
         every = notify.watchdog_s()
         if every:
             asyncio.get_running_loop().call_later(every / 3, self.feed_watchdog)
-
-
-def _listed(measured: dict[str, bool]) -> str:
-    return ", ".join(f"{name}: {'yes' if held else 'NO'}" for name, held in sorted(measured.items()))
 
 
 def take_fifo(paths: Paths) -> int:

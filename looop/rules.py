@@ -96,6 +96,7 @@ class Match:
     rule: str
     key: str
     decision: Decision
+    again_after_s: int = 0
 
 
 @dataclass(frozen=True)
@@ -345,7 +346,7 @@ def evaluate(rules: Sequence[Rule], world: Mapping[str, Any], fired: Fired, now:
             keys.add(key)
             if not _spent(rule, fired.entries.get(rule.name, {}).get(key), now):
                 try:
-                    found.append(Match(rule.name, key, _decision(rule, root)))
+                    found.append(Match(rule.name, key, _decision(rule, root), rule.again_after_s))
                 except (*_EVALUATION_ERRORS, DecisionError) as error:
                     problems.append(f"rule {rule.name!r}: {_text(error)}")
         if len(problems) == earlier:

@@ -140,6 +140,10 @@ class Manager:
         """Change properties of a unit, until reboot or (runtime=False) for good."""
         self._call("SetUnitProperties", "sb", unit, runtime, Properties(properties))
 
+    def reload(self) -> None:
+        """Read all unit files again, as `systemctl daemon-reload` does."""
+        self._call("Reload")
+
     def start(self, unit: str, mode: str = "replace") -> str:
         """Queue a start; the path of its job."""
         return str(self._call("StartUnit", "ss", unit, mode))

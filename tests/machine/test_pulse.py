@@ -91,6 +91,30 @@ def test_reload_reads_the_configuration_and_keeps_the_old_one_when_it_is_broken(
     assert pulse.active
 
 
+def test_the_sandbox_keeps_sensors_from_writing_and_can_be_switched_off(
+    pulse: Pulse, journal: Journal, events: Events
+) -> None:
+    proof = CONFIG / "written"
+    pulse.configure("beat_gap = 0\n")
+    pulse.sensor("writer", f"echo 1 >{proof} 2>/dev/null; echo {{}}")
+    pulse.start()
+    quiet(pulse, events)
+    assert not proof.exists()
+    pulse.configure('beat_gap = 0\nsandbox = "off"\n')
+    systemctl("reload", pulse.service)
+    events.wait_for(proof.exists)
+    pulse.configure("beat_gap = 0\n")
+    seen = len(journal.find(LOOOP_EVENT="sandbox_measured"))
+    systemctl("reload", pulse.service)
+    journal.wait("sandbox_measured", count=seen + 1)
+    quiet(pulse, events)
+    proof.unlink()
+    seen = len(journal.find(LOOOP_EVENT="sense_done"))
+    looopctl("beat")
+    journal.wait("sense_done", count=seen + 1)
+    assert not proof.exists()
+
+
 def test_an_unknown_key_stops_the_start_with_one_clear_line(pulse: Pulse, journal: Journal) -> None:
     pulse.configure("sensor_timeot = 3\n")
     command("systemctl", "--user", "start", pulse.service, check=False)
