@@ -114,7 +114,8 @@ async def sense(s: Services, sessions: list[fleet.Session], judge: claims.Judge)
         s.notices.note("state_degraded", problem)
     mend(s)
     leases, open_asks = claims.listing(paths), mailbox.pending(paths)
-    for problem in (*(x.problem for x in sessions), *(c.broken for c in leases), *(a.broken for a in open_asks)):
+    broken = [x.problem for x in sessions] + [c.broken for c in leases] + [a.broken for a in open_asks]
+    for problem in (*broken, *tells.pending(paths)[1]):
         if problem:
             s.notices.note("state_degraded", problem)
     publish(s, "sessions", probes.sessions(x.to_json() for x in sessions))
