@@ -21,7 +21,7 @@ name = "job"
 each = "sensors.jobs.signal"
 when = "`true`"
 once_per = "item"
-move = { action = "run_shell", cmd = "echo {{item}} >>$LOOOP_DATA_DIR/reports/done" }
+move = { action = "run_shell", cmd = "sleep 0.2; echo {{item}} >>$LOOOP_DATA_DIR/reports/done; sleep 0.1" }
 """
 SENSOR = 'n=$(cat "$LOOOP_DATA_DIR/reports/jobs"); echo "[$(seq -s, 1 "$n" | sed \'s/[0-9]*/"job-&"/g\')]"'
 ASKER = """
@@ -90,8 +90,9 @@ def run(pulse: Pulse, events: Events, journal: Journal, kills: int, chance: rand
         for ask in looopctl_json("asks"):
             answered += looopctl("answer", ask["id"], "answer", check=False).returncode == 0
         select.select([], [], [], chance.uniform(0.0, 0.6))
+        before = pulse.pid
         pulse.kill()
-        events.wait_for(lambda: pulse.active and pulse.pid > 0)
+        events.wait_for(lambda: pulse.active and pulse.pid not in (0, before))
         if number % 10 == 0:
             print(f"{number} kills", flush=True)
     events.wait_for(lambda: unit(pulse.service, "StatusText")["StatusText"].startswith("idle"))
