@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from looop import claims, clock, mailbox
+from looop import audit, claims, clock, mailbox
 from looop.ctl.command import Command, Context, Parser, add_body, add_json, age, body, print_json, printable
 from looop.errors import ExitCode
 from looop.mailbox import Ask
@@ -24,6 +24,7 @@ def _run_answer(args: argparse.Namespace, context: Context) -> int:
     if args.body in ([], ["-"]):
         text = text.rstrip()
     ask = mailbox.answer(context.paths, args.ask, text, clock.now().wall, args.force)
+    audit.line(context.paths, context.config, f"answered {ask.id} · {text}", "", clock.now())
     with Manager("user") as user, Manager("system") as system:
         state = mailbox.state(ask, claims.judge(user, system))
     if state == "stranded":

@@ -20,7 +20,7 @@ from looop.systemd.manager import Manager, Scope
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(service|scope|socket|mount|swap)\Z")
 _SLICE = re.compile(r"[A-Za-z0-9:_.\\-]+\.slice\Z")
 _USER_MANAGER = re.compile(r"user@(\d+)\.service\Z")
-_HINT = "start it with `systemd-run --user --scope COMMAND`, or name a worker with --session"
+_HINT = "start it with `systemd-run --user --scope COMMAND`, hold it for a command with -- COMMAND, or use --session"
 
 
 @dataclass(frozen=True)

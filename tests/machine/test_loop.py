@@ -101,7 +101,8 @@ def test_a_command_decides_in_place_of_rules(pulse: Pulse, journal: Journal) -> 
     CONFIG.mkdir(parents=True, exist_ok=True)
     script = CONFIG / "decider"
     script.write_text(
-        "#!/bin/bash\ncat >prompt-seen\npython3 -c 'import json; json.load(open(\"world.json\"))[\"sensors\"]' || exit 3\n"
+        "#!/bin/bash\ncat >prompt-seen\n"
+        "python3 -c 'import json; json.load(open(\"world.json\"))[\"sensors\"]' || exit 3\n"
         f"echo '{json.dumps(decision)}' >.decision.json\n"
     )
     script.chmod(0o755)

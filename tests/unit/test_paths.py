@@ -15,7 +15,7 @@ def test_good_names_pass(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "a/b", "../x", "a\\b", "a b", "a\n", "a\0", "\x1b[2J", ".hidden", "-flag", "é", "x" * 65, "x" * 300],
+    ["", ".", "..", "a/b", "../x", "a\\b", "a b", "a\n", "a\0", "\x1b[2J", ".hidden", "-flag", "é", "x" * 65],
 )
 def test_bad_names_are_refused_and_shown_safely(name: str) -> None:
     with pytest.raises(UsageError, match="cannot use") as caught:
