@@ -22,7 +22,8 @@ from pathlib import Path
 from looop import store
 from looop.systemd.manager import Manager
 from looop.watch import Watcher
-from tests.machine.harness import CGROUP, Events, Journal, Pulse, cgroup_pids, command, fresh_pulse, looopctl, unit, units
+from tests.machine.harness import CGROUP, Events, Journal, Pulse, cgroup_pids, command, fresh_pulse, looopctl, unit
+from tests.machine.harness import units as units_of
 
 IDLE = "idle"
 
@@ -87,7 +88,7 @@ def edits(pulse: Pulse, events: Events, journal: Journal, count: int) -> None:
         seen = len(journal.find(LOOOP_EVENT="sense_done"))
         looopctl("beat")
         journal.wait("sense_done", count=seen + 1)
-        events.wait_for(lambda: not units("looop-beat.service", "activating"))
+        events.wait_for(lambda: not units_of("looop-beat.service", "activating"))
         quiet(pulse, events)
     show("goal edited -> beat started", latencies)
 
@@ -151,7 +152,7 @@ def beat(pulse: Pulse, events: Events, journal: Journal, count: int) -> None:
     show("meanwhile, CPU of the user manager (this script's questions included)", cpu["init.scope"])
     print(f"bus calls of the pulse: {pulse_calls.total() / count:.1f} a beat: {dict(pulse_calls)}")
     print(f"pulse RSS: {number(f'/proc/{pulse.pid}/status', 'VmRSS') / 1024:.1f} MiB")
-    shims = [cgroup_pids(name)[0] for name in sorted(units("looop-worker-*.scope", "active"))]
+    shims = [cgroup_pids(name)[0] for name in sorted(units_of("looop-worker-*.scope", "active"))]
     show("shim PSS", [number(f"/proc/{pid}/smaps_rollup", "Pss:") / 1024 for pid in shims], "MiB")
 
 

@@ -83,6 +83,8 @@ def _undisturbed() -> Iterator[None]:
 class BusError(Refused):
     """The manager answered with an error; `kind` is the last part of its D-Bus name, such as "NoSuchUnit"."""
 
+    name = "bus-error"
+
     def __init__(self, message: str, kind: str) -> None:
         super().__init__(message)
         self.kind = kind

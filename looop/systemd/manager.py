@@ -26,6 +26,8 @@ _ALIVE = frozenset({"active", "activating", "deactivating", "reloading", "refres
 class JobFailed(Refused):
     """A job ended otherwise than "done"; `result` is systemd's word for how."""
 
+    name = "job-failed"
+
     def __init__(self, unit: str, result: str) -> None:
         super().__init__(f"cannot start {unit}: its job ended as {result!r}")
         self.unit = unit

@@ -1,0 +1,144 @@
+"""The frame of looopctl: how words are read, what is printed where, and which code it exits with."""
+
+import io
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from looop import __version__, ctl
+from looop.config import load
+from looop.ctl import events, init
+from looop.errors import LooopError, UsageError
+from looop.paths import Paths
+
+
+@pytest.fixture(autouse=True)
+def at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Paths:
+    """Verbs find their folders below tmp_path."""
+    for name, folder in (("LOOOP_DATA_DIR", "data"), ("XDG_RUNTIME_DIR", "run"), ("XDG_CONFIG_HOME", "config")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.delenv("LOOOP_CONFIG", raising=False)
+    return Paths.from_env()
+
+
+@pytest.mark.parametrize("verb", ctl.VERBS)
+def test_every_verb_has_a_module_and_a_help_text(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ctl.main([verb, "--help"]) == 0
+    assert verb in capsys.readouterr().out
+
+
+def test_without_a_verb_all_verbs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ctl.main([]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {verb}" in out for verb in ctl.VERBS)
+
+
+@pytest.mark.parametrize("words", [["fly"], ["goal", "write", "--bogus", "x"], ["beat", "now"], ["kill"]])
+def test_wrong_usage_exits_64_and_prints_nothing_on_stdout(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ctl.main(words) == 64
+    shown = capsys.readouterr()
+    assert shown.out == "" and "looopctl" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "body"),
+    [
+        (["g", "several", "words"], "several words"),
+        (["g", "--journal", "J", "after", "a flag"], "after a flag"),
+        (["g", "before", "--journal", "J"], "before"),
+        (["g", "--", "-dash first"], "-dash first"),
+        (["g", "a", "-", "b"], "a - b"),
+    ],
+)
+def test_a_body_is_the_words_wherever_the_flags_stand(at_home: Paths, words: list[str], body: str) -> None:
+    assert ctl.main(["goal", "write", *words]) == 0
+    assert at_home.goal("g").read_text() == f"{body}\n"
+
+
+@pytest.mark.parametrize("words", [["g"], ["g", "-"]])
+def test_no_words_or_a_dash_reads_standard_input(
+    at_home: Paths, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"from\nstdin\n")))
+    assert ctl.main(["goal", "write", *words]) == 0
+    assert at_home.goal("g").read_text() == "from\nstdin\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"  \n", b"\xff", b"a\0b"])
+def test_an_unusable_body_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert ctl.main(["goal", "write", "g"]) == 64
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_errors_are_json_where_the_result_would_be(capsys: pytest.CaptureFixture[str]) -> None:
+    ctl.report(UsageError("cannot x: y", hint="do z"), as_json=True)
+    shown = json.loads(capsys.readouterr().err)
+    assert shown == {"error": "usage", "message": "cannot x: y", "hint": "do z", "exit": 64}
+
+
+def test_errors_are_told_apart_by_name() -> None:
+    kinds: list[type[LooopError]] = [LooopError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    names = [kind.name for kind in kinds]
+    assert len(set(names)) == len(names)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ctl.main(["version"]) == 0
+    assert capsys.readouterr().out == f"looop {__version__}\n"
+
+
+def test_a_beat_without_a_pulse_is_refused_with_a_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ctl.main(["beat"]) == 1
+    assert "systemctl --user start looop" in capsys.readouterr().err
+
+
+# -- init
+
+
+def test_init_keeps_other_settings_comments_and_a_backup(at_home: Paths) -> None:
+    at_home.config.parent.mkdir(parents=True)
+    at_home.config.write_text('# mine\nmax_workers = 3\ndecider_command = "old"\n')
+    assert ctl.main(["init", "--decider", 'say "hi" \\ there', "--decider-cost", "0"]) == 0
+    config = load(at_home, {})
+    assert (config.max_workers, config.decider_command, config.decider_cost_usd) == (3, 'say "hi" \\ there', 0.0)
+    assert "# mine" in at_home.config.read_text()
+    [backup] = at_home.config.parent.glob("*.bak")
+    assert "old" in backup.read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--runner", "command"],
+        ["--runner", "rules", "--decider", "x"],
+        ["--worker", "no placeholder"],
+        ["--decider", "x", "--decider-cost", "much"],
+    ],
+)
+def test_init_refuses_what_would_not_work_and_writes_nothing(at_home: Paths, words: list[str]) -> None:
+    assert ctl.main(["init", *words]) == 64
+    assert not at_home.config.exists()
+
+
+@pytest.mark.parametrize("text", ["plain", 'quo"te', "back\\slash", "new\nline", "\x1b[0m", "ünïcode"])
+def test_any_text_survives_as_toml(text: str) -> None:
+    assert tomllib.loads(f"x = {init.toml_string(text)}") == {"x": text}
+
+
+# -- events
+
+
+@pytest.mark.parametrize("text", ["5x", "", "-5m", "1.5h", "9" * 12])
+def test_a_bad_duration_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError, match="90s, 5m, 2h or 3d"):
+        events.since(text)
