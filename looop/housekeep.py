@@ -48,7 +48,6 @@ async def housekeep(s: Services) -> tuple[list[fleet.Session], claims.Judge]:
         s.notices.note("claim_reap_skipped", str(error))
     judge = claims.judge(s.live, s.system)
     live = s.live.live([fleet.unit_name("*")])
-    s.live.watch = {holder.unit for c in claims.listing(paths) if (holder := c.holder)}
     waiting = mailbox.waiting(paths, judge, now.wall)
     idle = await fleet.probe(paths, live)
     sessions = fleet.read(paths, config, live, now, waiting, idle)

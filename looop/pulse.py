@@ -17,6 +17,7 @@ from looop import __version__, beat, claims, housekeep, nudges, recover, sandbox
 from looop.clock import now
 from looop.config import Config, load
 from looop.errors import ExitCode, LooopError, Refused, TimedOut, TryAgain, Unavailable, UsageError
+from looop.holders import Holders, Units
 from looop.notices import Notices
 from looop.paths import Paths
 from looop.sessions import fleet
@@ -43,7 +44,8 @@ class Pulse:
         self.stopping = asyncio.Event()
         self.deadline = float("inf")
         self.last_start = float("-inf")
-        self.known: dict[str, str] | None = None
+        self.known: Units | None = None
+        self.holders = Holders(paths, self.live, self.system, self.look)
         self.confined = False
         self.measured = False
         self.number = 0
@@ -66,6 +68,7 @@ class Pulse:
         recover.recover(self.live, self.paths, self.config, now())
         for problem in await nudges.rearm(self.live, self.paths, now()):
             journal.emit("state_degraded", text=problem)
+        self.holders.start()
         await self.watch_policy()
         (self.paths.runtime / KEEP_WORKERS).unlink(missing_ok=True)
         notify.ready()
@@ -161,8 +164,9 @@ class Pulse:
         except LooopError as error:
             journal.emit("pulse_stopped", text=f"workers kept: {error}")
         finally:
-            self.live.close()
-            self.system.close()
+            self.holders.close()
+            await self.live.aclose()
+            await self.system.aclose()
 
     async def stop_slices(self) -> None:
         """Stop everything below the worker and helper slices and wait until systemd says so."""
@@ -204,26 +208,35 @@ class Pulse:
         self.poked.set()
 
     def look(self) -> None:
-        """A unit may have changed: compare with what was known; on a death, reap its claims now and beat."""
+        """A unit or a lease may have changed: reap what lost its holder, record ends, and beat if anything moved."""
         try:
-            units = self.live.live([fleet.unit_name("*"), *self.live.watch])
+            units = self.present()
+            if self.holders.ended(units):
+                self.reap_claims()
             if units == self.known:
                 return
-            gone = {u: i for u, i in (self.known or {}).items() if units.get(u) != i}
-            self.known = units
-            if gone:
-                self.reap_claims()
-                ends = fleet.read(self.paths, self.config, units, now(), {})
+            if self.known is not None and not self.known.items() <= units.items():
+                live = {unit: invocation for (manager, unit), invocation in units.items() if manager == "user"}
+                ends = fleet.read(self.paths, self.config, live, now(), {})
                 housekeep.note_ends(self.live, self.paths, ends, now())
+            self.known = units
             self.poked.set()
         except Unavailable:
             self.known = None  # unknown, not empty: the next look compares nothing
         except LooopError as error:
             journal.emit("state_degraded", text=str(error))
 
+    def present(self) -> dict[tuple[str, str], str]:
+        """The living units that matter: workers, and whoever holds a lease. Raises Unavailable."""
+        found = {("user", u): i for u, i in self.live.live([fleet.unit_name("*"), *self.live.watch]).items()}
+        if self.system.watch:
+            found |= {("system", u): i for u, i in self.system.live(sorted(self.system.watch)).items()}
+        return found
+
     def reap_claims(self) -> None:
         try:
-            claims.reap(self.paths, claims.snapshot(self.live, self.system))
+            if claims.reap(self.paths, claims.snapshot(self.live, self.system)):
+                self.poked.set()
         except TryAgain:
             self.poked.set()  # somebody is claiming right now; the beat reaps
 

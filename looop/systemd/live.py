@@ -42,11 +42,16 @@ class Live(Manager):
         self._patterns = tuple(patterns)
         self._signals = Bus(scope)
         self._fd = -1
-        self._jobs: dict[str, asyncio.Future[str]] = {}
+        self._jobs: dict[str, tuple[str, asyncio.Future[str]]] = {}
         self._finished: dict[str, str] = {}
         self._invocations: dict[str, str] = {}
         self._revival: asyncio.Task[None] | None = None
         self._closed = False
+
+    @property
+    def listening(self) -> bool:
+        """Whether signals arrive."""
+        return self._fd >= 0
 
     async def connect(self) -> None:
         """Open both connections and listen. Raises Unavailable."""
@@ -95,7 +100,7 @@ class Live(Manager):
             self._fd = -1
         self._signals.close()
         jobs, self._jobs = self._jobs, {}
-        for future in jobs.values():
+        for _, future in jobs.values():
             if not future.done():
                 future.set_exception(Unavailable(f"cannot learn how the job ended: {why}"))
 
@@ -121,10 +126,13 @@ class Live(Manager):
         if signal.member == "UnitRemoved":
             return self._counts(body[0])
         if signal.member == "Reloading":
+            if body is False:
+                self._settle_jobs()
             return body is False
         if signal.member == "NameOwnerChanged":
             if body[2]:
                 self._subscribe()
+                self._settle_jobs()
             return bool(body[2])
         unit = unit_of_path(signal.path)
         if not self._counts(unit):
@@ -143,11 +151,19 @@ class Live(Manager):
             _remember(self.results, invocation, result)
 
     def _job_ended(self, job: str, result: str) -> None:
-        future = self._jobs.pop(job, None)
-        if future is None:
+        if job not in self._jobs:
             _remember(self._finished, job, result)  # it may end before the reply that names it is read
-        elif not future.done():
+            return
+        _, future = self._jobs.pop(job)
+        if not future.done():
             future.set_result(result)
+
+    def _settle_jobs(self) -> None:
+        """End the waits for jobs that are over: a manager that re-executes may end one while nobody can hear of it."""
+        for job, (unit, _) in list(self._jobs.items()):
+            state = self.list_units([unit]).get(unit)
+            if state is None or not state.job:
+                self._job_ended(job, "failed" if state is not None and state.active == "failed" else "done")
 
     # -- loss and return
     def _lost(self, error: LooopError) -> None:
@@ -195,7 +211,7 @@ class Live(Manager):
         if self._fd < 0:
             raise Unavailable(f"cannot learn how the job of {unit} ends: not connected")
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._jobs[job] = future
+        self._jobs[job] = (unit, future)
         try:
             async with asyncio.timeout(timeout):
                 return await future

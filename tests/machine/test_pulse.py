@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.machine.harness import CONFIG, Events, Journal, Pulse, command, looopctl, systemctl, unit, units
+from tests.machine.harness import CONFIG, LOOOPCTL, Events, Journal, Pulse, command, looopctl, systemctl, unit, units
 
 WORKER = ("--command", "sleep infinity", "wait")
 
@@ -217,3 +217,17 @@ def test_a_worker_is_adopted_by_the_next_pulse(pulse: Pulse, journal: Journal) -
     looopctl("kill", "w1")
     ended = journal.wait("worker_ended", LOOOP_SESSION="w1")
     assert "SIGTERM" in ended["MESSAGE"] or "143" in ended["MESSAGE"], ended["MESSAGE"]
+
+
+def test_a_lease_of_any_unit_is_reaped_by_its_signal_not_by_the_next_beat(
+    pulse: Pulse, journal: Journal, events: Events
+) -> None:
+    pulse.configure("beat_gap = 600\n")
+    pulse.start()
+    quiet(pulse, events)
+    hold = f"{LOOOPCTL} claim repo && exec sleep infinity"
+    command("systemd-run", "--user", "--quiet", "--collect", "--unit=probe-holder", "/bin/bash", "-c", hold)
+    journal.wait("claim_taken", LOOOP_CLAIM="repo")
+    systemctl("kill", "--signal=KILL", "probe-holder.service")
+    journal.wait("claim_reaped", timeout=5, LOOOP_CLAIM="repo")
+    assert not (pulse.data / "claims/repo.json").exists()

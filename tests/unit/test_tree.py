@@ -14,7 +14,7 @@ ROWS = [
     "__main__",
     "ctl pulse",
     "beat",
-    "housekeep",
+    "housekeep holders",
     "execute recover verify",
     "view sessions commit",
     "sensors decide mailbox claims schedules tells nudges policy probes seed environment audit notices sandbox",
