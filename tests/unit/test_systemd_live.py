@@ -10,6 +10,7 @@ from looop.errors import TimedOut, Unavailable
 from looop.systemd import live as module
 from looop.systemd.bus import Signal, unit_path
 from looop.systemd.live import Live
+from looop.systemd.manager import UnitState
 
 W1 = "looop-worker-w1.scope"
 
@@ -148,3 +149,27 @@ def test_a_manager_that_lost_its_bus_is_subscribed_to_again() -> None:
     signals.bursts.append([Signal("NameOwnerChanged", "/", [owner, *ids]) for ids in ((":1.1", ""), ("", ":1.9"))])
     live._drain()
     assert (signals.calls, looks) == (["Subscribe"], ["look"])
+
+
+def test_a_job_that_ended_unheard_while_the_manager_reexecuted_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = {
+        "ran.service": UnitState("ran.service", "inactive", "dead", "/ran"),
+        "broke.service": UnitState("broke.service", "failed", "failed", "/broke"),
+        "runs.service": UnitState("runs.service", "activating", "start", "/runs", "start"),
+    }
+    monkeypatch.setattr(Live, "list_units", lambda self, names: {n: known[n] for n in names if n in known})
+
+    async def scenario() -> None:
+        live, signals, _ = listening()
+        names = ("ran.service", "broke.service", "runs.service", "gone.scope")
+        waits = [asyncio.create_task(live.run_job(f"/job/{name}", name, 5)) for name in names]
+        asyncio.get_running_loop().call_soon(live._drain)
+        signals.bursts.append([Signal("NameOwnerChanged", "/", ["org.freedesktop.systemd1", ":1.1", ":1.9"])])
+        assert [await wait for wait in (waits[0], waits[1], waits[3])] == ["done", "failed", "done"]
+        signals.bursts.append([Signal("JobRemoved", "/", [1, "/job/runs.service", "runs.service", "timeout"])])
+        live._drain()
+        assert await waits[2] == "timeout"
+
+    run(scenario())
