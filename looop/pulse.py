@@ -83,8 +83,8 @@ class Pulse:
 
     async def measure(self) -> None:
         """Learn what may be run here, at the start and after a change of settings."""
-        self.confined = await sandbox.prepare(self.live, self.paths, self.config)
-        self.measured = True
+        confined = await sandbox.prepare(self.live, self.paths, self.config)
+        self.confined, self.measured = bool(confined), confined is not None
 
     async def beats(self) -> None:
         """Beat after beat, until `stopping`; one in flight is cancelled, which stops its units."""

@@ -24,12 +24,17 @@ ReadWritePaths=
 """
 
 
-async def prepare(live: Live, paths: Paths, config: Config) -> bool:
-    """Measure, report, and fit the sensors' unit to the setting; True when commands may be run here."""
+async def prepare(live: Live, paths: Paths, config: Config) -> bool | None:
+    """Measure, report, and fit the sensors' unit to the setting; True when commands may be run here.
+
+    None when nothing could be learned this time (a full /tmp, a lost bus): then nothing is run, and it is worth
+    measuring again.
+    """
     try:
         measured = await services.measure(live, paths)
     except (LooopError, OSError) as error:
-        measured = {f"measurable ({error})": False}
+        journal.emit("sandbox_missing", text=f"cannot measure the confinement: {error}")
+        return None
     listed = ", ".join(f"{name}: {'yes' if held else 'NO'}" for name, held in sorted(measured.items()))
     holds = all(measured.values())
     journal.emit("sandbox_measured", text=listed)
