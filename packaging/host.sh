@@ -11,19 +11,23 @@ demo=demo # the machine of `make run`
 say() { printf 'looop: %s\n' "$*"; }
 booted() { [ -d /run/systemd/system ]; } # sd_booted(3)
 
+as_root() { # COMMAND...
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
 need() { # PACKAGE...: install those of them that are not there
-    local run=() packages=()
+    local packages=()
     for package; do
         [ "$(dpkg-query -Wf '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || packages+=("$package")
     done
     [ ${#packages[@]} -eq 0 ] && return
-    if [ "$(id -u)" != 0 ]; then
-        command -v sudo >/dev/null || { say "cannot install packages without root. As root: apt-get install ${packages[*]}" >&2; return 1; }
-        run=(sudo)
+    if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
+        say "cannot install packages without root. As root: apt-get install ${packages[*]}" >&2
+        return 1
     fi
     say "installing ${packages[*]}"
-    "${run[@]}" apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive "${run[@]}" apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 }
 
 # mmdebstrap checks the mirror's signature with gpgv or gpg, whichever release it is
@@ -38,15 +42,27 @@ machine_suite() {
     case $suite in bookworm | trixie) echo "$suite" ;; *) echo trixie ;; esac
 }
 
+# looop lives in the user's own manager; lingering keeps that alive without a login
+user_manager() {
+    local me
+    me=$(id -un)
+    export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/run/user/$(id -u)}
+    # whether a user may do that alone is up to polkit, and minimal systems have none
+    [ -e "/var/lib/systemd/linger/$me" ] || loginctl --no-ask-password enable-linger "$me" 2>/dev/null ||
+        as_root loginctl enable-linger "$me" ||
+        say "cannot enable lingering: looop will end at logout"
+    # nobody has started it when this login is older than libpam-systemd, or is none (su, cron)
+    systemctl --user --quiet is-active basic.target 2>/dev/null || as_root systemctl start "user@$(id -u).service" ||
+        { say "cannot start systemd for $me: log in again, then make run" >&2; return 1; }
+    # the manager may be older than dbus-user-session
+    [ -S "$XDG_RUNTIME_DIR/bus" ] || { systemctl --user daemon-reload && systemctl --user start dbus.socket; }
+}
+
 run_here() {
     local packages
     mapfile -t packages < <("$tree/packaging/install.sh" missing)
     need "${packages[@]}"
-    # looop lives in the user's own manager; lingering keeps that alive without a login
-    [ -e "/var/lib/systemd/linger/$(id -un)" ] || loginctl enable-linger "$(id -un)" ||
-        say "cannot enable lingering: looop will end at logout"
-    export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/run/user/$(id -u)}
-    if [ "$(id -u)" = 0 ]; then systemctl start user@0.service; fi
+    user_manager
     "$tree/packaging/install.sh" install
     export PATH=$HOME/.local/bin:$PATH
     /usr/bin/python3 "$tree/packaging/demo.py" run

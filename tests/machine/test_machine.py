@@ -27,7 +27,7 @@ def test_installed_units_are_complete_and_valid() -> None:
     installed = sorted(path for path in UNITS.glob("looop*") if path.is_file())
     assert {path.name for path in installed} >= {"looop.service", "looop.socket", "looop-beat.timer"}
     assert not [path for path in installed if "@LIBEXECDIR@" in path.read_text()]
-    said = command("systemd-analyze", "--user", "verify", *map(str, installed)).stderr
+    said = command("systemd-analyze", "--user", "--man=no", "verify", *map(str, installed)).stderr
     assert not [line for line in said.splitlines() if "looop" in line]
 
 
