@@ -45,6 +45,11 @@ def stamp(entry: dict[str, str]) -> float:
     return int(entry.get("_SOURCE_REALTIME_TIMESTAMP") or entry["__REALTIME_TIMESTAMP"]) / 1e6
 
 
+def next_beat(events: Events, journal: Journal, wall: float) -> dict[str, str]:
+    """The first beat that started after `wall`."""
+    return events.wait_for(lambda: [e for e in journal.find(LOOOP_EVENT="tick_start") if stamp(e) >= wall])[0]
+
+
 def deaths(pulse: Pulse, events: Events, journal: Journal, count: int) -> None:
     """Kill workers that hold a lease, one after the other."""
     pulse.configure("beat_gap = 0\nmax_workers = 0\n")
@@ -57,7 +62,6 @@ def deaths(pulse: Pulse, events: Events, journal: Journal, count: int) -> None:
             quiet(pulse, events)
             scope = f"looop-worker-w{n}.scope"
             ends = [os.pidfd_open(pid) for pid in cgroup_pids(scope)]
-            beats = len(journal.find(LOOOP_EVENT="tick_start"))
             watcher.drain()
             user.kill(scope)
             for end in ends:
@@ -67,8 +71,7 @@ def deaths(pulse: Pulse, events: Events, journal: Journal, count: int) -> None:
             while (pulse.data / "claims/lease.json").exists():
                 watcher.wait(10)
             to_removal.append((time.monotonic() - ended) * 1000)
-            beat = journal.wait("tick_start", count=beats + 1)
-            to_beat.append((stamp(beat) - wall) * 1000)
+            to_beat.append((stamp(next_beat(events, journal, wall)) - wall) * 1000)
     show("last process ended -> lease removed", to_removal)
     show("last process ended -> beat started", to_beat)
 
@@ -82,8 +85,7 @@ def edits(pulse: Pulse, events: Events, journal: Journal, count: int) -> None:
     for n in range(count):
         wall = time.time()
         store.write(pulse.data / "goals/g.md", f"version {n}\n")
-        started = events.wait_for(lambda: [e for e in journal.find(LOOOP_EVENT="tick_start") if stamp(e) >= wall])
-        latencies.append((stamp(started[0]) - wall) * 1000)
+        latencies.append((stamp(next_beat(events, journal, wall)) - wall) * 1000)
         # the write pokes twice, by creating and by renaming: let the second beat pass
         seen = len(journal.find(LOOOP_EVENT="sense_done"))
         looopctl("beat")

@@ -7,9 +7,11 @@
 It uses what any user has: looopctl, systemctl and journalctl. It waits for lines of the journal, never for time.
 """
 
+import contextlib
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 UNIT = "demo-backup.service"
+WORKER = f"repair-{UNIT}"  # the name that the starter set's rule gives
 RUNTIME = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}")
+STATE = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
+DATA = Path(os.environ.get("LOOOP_DATA_DIR") or STATE / "looop")
 UNIT_FILE = RUNTIME / "systemd/user" / UNIT  # systemd.unit(5): gone after a reboot
 LOCK = RUNTIME / "demo-backup.lock"
 PATIENCE_S = 180.0
@@ -40,8 +45,8 @@ def title(text: str) -> None:
 
 
 def run(*words: str, check: bool = True) -> str:
-    """A command's standard output; its errors go where ours go."""
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True)
+    """A command's standard output; its errors go where ours go, or nowhere when it may fail."""
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=None if check else subprocess.DEVNULL, text=True)
     if check and done.returncode:
         raise SystemExit(f"demo: `{' '.join(words)}` exited {done.returncode}")
     return done.stdout
@@ -78,16 +83,24 @@ class Story:
             yield from map(json.loads, lines)
         raise SystemExit(f"demo: nothing more happened within {PATIENCE_S:.0f} s; see journalctl --user -u looop")
 
-    def until(self, event: str) -> dict[str, Any]:
-        """Print the story up to this event."""
+    def until(self, event: str) -> None:
+        """Print the story up to this event of the demo's worker; others may be at work as well."""
         for entry in self.entries():
             name = entry.get("LOOOP_EVENT", "")
             about = [str(entry[key]) for key in ("LOOOP_ACTION", "LOOOP_SESSION", "LOOOP_ASK") if entry.get(key)]
             clock = time.strftime("%H:%M:%S", time.localtime(int(entry["__REALTIME_TIMESTAMP"]) / 1e6))
             print(f"  {clock}  {name:<16} {entry.get('MESSAGE', '')}  {' '.join(about)}".rstrip(), flush=True)
-            if name == event:
-                return entry
+            if name == event and entry.get("LOOOP_SESSION") == WORKER:
+                return
         raise AssertionError("entries() does not end")
+
+
+def forget() -> None:
+    """What an earlier demo may have left: a worker that still asks, the answer "stop watching"."""
+    run("looopctl", "kill", WORKER, check=False)
+    ignored = DATA / "reports/ignored-units"
+    if ignored.exists():
+        ignored.write_text("".join(line for line in ignored.read_text().splitlines(True) if line.strip() != UNIT))
 
 
 def break_unit() -> None:
@@ -104,26 +117,29 @@ def answer(ask: dict[str, Any]) -> None:
     print(f"\n  {ask['prompt']}\n  options: {', '.join(ask['options'])}   report: {ask['reference']}")
     text = ANSWER
     if sys.stdin.isatty():
-        text = input(f"  your answer [{ANSWER}]: ").strip() or ANSWER
+        with contextlib.suppress(EOFError):
+            text = input(f"  your answer [{ANSWER}]: ").strip() or ANSWER
     else:
         print(f"  no terminal here, so the demo answers for you: {text}")
     run("looopctl", "answer", ask["id"], text)
 
 
-def pending(worker: str) -> dict[str, Any]:
+def pending() -> dict[str, Any]:
     asks: list[dict[str, Any]] = json.loads(run("looopctl", "asks", "--json"))
-    return next(ask for ask in asks if ask["worker"] == worker)
+    return next(ask for ask in asks if ask["worker"] == WORKER)
 
 
 def demo() -> None:
     title("looop starts")
     run("looopctl", "up")
     show("looopctl", "status")
+    forget()
     story = Story()
     try:
         title(f"{UNIT} fails; looop notices, and a worker looks into it")
         break_unit()
-        ask = pending(story.until("ask_raised")["LOOOP_SESSION"])
+        story.until("ask_raised")
+        ask = pending()
         title("the worker asks")
         answer(ask)
         title("the answer is carried out and verified")
@@ -140,18 +156,22 @@ def demo() -> None:
 
 
 def stop() -> None:
-    run("looopctl", "down", check=False)
     run("systemctl", "--user", "stop", UNIT, check=False)
     run("systemctl", "--user", "reset-failed", UNIT, check=False)
     UNIT_FILE.unlink(missing_ok=True)
     LOCK.unlink(missing_ok=True)
-    run("systemctl", "--user", "daemon-reload")
+    run("systemctl", "--user", "daemon-reload", check=False)
+    if shutil.which("looopctl"):
+        print(run("looopctl", "down").rstrip())
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["run"]:
-            demo()
+            try:
+                demo()
+            except KeyboardInterrupt:
+                raise SystemExit("\ndemo: interrupted; looop goes on. Stop it: make stop") from None
         case ["stop"]:
             stop()
         case _:
