@@ -10,10 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from looop.config import Config, load
 from looop.errors import UsageError
 from looop.paths import Paths
+
+if TYPE_CHECKING:
+    from looop.config import Config
 
 Parser = argparse.ArgumentParser
 
@@ -25,8 +28,10 @@ class Context:
     paths: Paths = field(default_factory=Paths.from_env)
 
     @cached_property
-    def config(self) -> Config:
+    def config(self) -> "Config":
         """The settings, read when first asked for. Raises UsageError."""
+        from looop.config import load  # 10 ms that `looopctl claim` does not need
+
         return load(self.paths)
 
 
