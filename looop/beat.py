@@ -320,7 +320,7 @@ async def carry_out(
     if follow_up is not None:
         await nudge(s, min(max(5, follow_up), max(5, config.max_next_interval)))
     idle = "idle: " if noop else ""
-    return Result(not noop, f"{idle}{done} ({record.run}); {fleet_text(seen.sessions)}")
+    return Result(not noop, f"{idle}{done} ({record.run})")
 
 
 async def failed(s: Services, seen: Seen, record: runs.Record, error: str, code: str) -> Result:
