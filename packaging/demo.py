@@ -83,7 +83,7 @@ class Story:
             yield from map(json.loads, lines)
         raise SystemExit(f"demo: nothing more happened within {PATIENCE_S:.0f} s; see journalctl --user -u looop")
 
-    def until(self, event: str) -> None:
+    def until(self, event: str) -> dict[str, Any]:
         """Print the story up to this event of the demo's worker; others may be at work as well."""
         for entry in self.entries():
             name = entry.get("LOOOP_EVENT", "")
@@ -91,7 +91,7 @@ class Story:
             clock = time.strftime("%H:%M:%S", time.localtime(int(entry["__REALTIME_TIMESTAMP"]) / 1e6))
             print(f"  {clock}  {name:<16} {entry.get('MESSAGE', '')}  {' '.join(about)}".rstrip(), flush=True)
             if name == event and entry.get("LOOOP_SESSION") == WORKER:
-                return
+                return entry
         raise AssertionError("entries() does not end")
 
 
@@ -124,9 +124,9 @@ def answer(ask: dict[str, Any]) -> None:
     run("looopctl", "answer", ask["id"], text)
 
 
-def pending() -> dict[str, Any]:
+def pending(ask_id: str) -> dict[str, Any]:
     asks: list[dict[str, Any]] = json.loads(run("looopctl", "asks", "--json"))
-    return next(ask for ask in asks if ask["worker"] == WORKER)
+    return next(ask for ask in asks if ask["id"] == ask_id)
 
 
 def demo() -> None:
@@ -138,8 +138,7 @@ def demo() -> None:
     try:
         title(f"{UNIT} fails; looop notices, and a worker looks into it")
         break_unit()
-        story.until("ask_raised")
-        ask = pending()
+        ask = pending(story.until("ask_raised")["LOOOP_ASK"])
         title("the worker asks")
         answer(ask)
         title("the answer is carried out and verified")
