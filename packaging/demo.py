@@ -81,6 +81,7 @@ class Story:
                 raise SystemExit("demo: journalctl ended; can this user read its journal? (looopctl doctor)")
             *lines, rest = (rest + chunk).split(b"\n")
             yield from map(json.loads, lines)
+        show("looopctl", "doctor")
         raise SystemExit(f"demo: nothing more happened within {PATIENCE_S:.0f} s; see journalctl --user -u looop")
 
     def until(self, event: str) -> dict[str, Any]:
