@@ -25,9 +25,6 @@ from looop.systemd import identity, journal, notify
 from looop.systemd.live import Live
 
 LISTEN_FDS_START = 3
-# they would go by themselves a moment later (StopWhenUnneeded=), but by then systemctl has warned that they
-# could start looop again
-TRIGGERS = ("looop-beat.timer", "looop-beat.path", "looop.socket")
 SLICES = ("looop-worker.slice", "looop-helper.slice")
 KEEP_WORKERS = "keep-workers"
 REASON_STATUS = 200
@@ -159,12 +156,10 @@ class Pulse:
         try:
             unit = identity.holder().unit
             job = self.live.job_type(unit)
-            if job == "stop":
-                await self.stop_units(TRIGGERS)
             keep = (self.paths.runtime / KEEP_WORKERS).exists()
             if job == "stop" and not keep:
                 notify.status("stopping the workers")
-                await self.stop_units(SLICES)
+                await self.stop_slices()
             journal.emit("pulse_stopped", text="workers kept" if keep or job != "stop" else "workers stopped")
         except LooopError as error:
             journal.emit("pulse_stopped", text=f"workers kept: {error}")
@@ -173,10 +168,10 @@ class Pulse:
             await self.live.aclose()
             await self.system.aclose()
 
-    async def stop_units(self, names: tuple[str, ...]) -> None:
-        """Stop units, slices with all below them, and wait until systemd says so."""
+    async def stop_slices(self) -> None:
+        """Stop everything below the worker and helper slices and wait until systemd says so."""
         limit = self.config.stop_timeout + 10.0
-        for name in names:
+        for name in SLICES:
             with contextlib.suppress(TimedOut, Refused):
                 await self.live.run_job(self.live.stop(name), name, limit)
 
