@@ -187,7 +187,9 @@ def match_rules(s: Services, seen: Seen, told: Context) -> rules.Evaluation | No
     try:
         text = store.read_text(s.paths.rules) or ""
         fired = commit.fired(s.paths)
-        found = rules.evaluate(rules.parse(text, str(s.paths.rules)), world_json(seen.world, told), fired, s.clock())
+        data = world_json(seen.world, told)
+        store.write_changed(s.paths.last_world, store.dump_json(data).encode())
+        found = rules.evaluate(rules.parse(text, str(s.paths.rules)), data, fired, s.clock())
     except LooopError as error:
         s.notices.note("rule_broken", str(error))
         return None

@@ -199,6 +199,11 @@ class Paths:
         return self.runtime / "beat"
 
     @property
+    def last_world(self) -> Path:
+        """The world the rules were last held against, for `looopctl rules check`."""
+        return self.runtime / "world.json"
+
+    @property
     def sense(self) -> Path:
         """Where looop-sense.service finds its job and leaves its output."""
         return self.runtime / "sense"

@@ -135,7 +135,8 @@ class Pulse:
         self.forced = result.again
         if result.again:
             self.poked.set()
-        notify.status(result.text)
+        closed = "" if self.confined else "; no sensor or command runs, this host cannot confine them (looopctl doctor)"
+        notify.status(result.text + closed)
 
     def services(self, notices: Notices) -> housekeep.Services:
         """What the next beat works with."""

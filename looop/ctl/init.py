@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace, context: Context) -> int:
             "note: this decider's price is not known; unless it reports cost_usd, looop stops deciding after three\n"
             "      runs. Set it with --decider-cost USD (0 when it is free)."
         )
-    print("next: systemctl --user start looop")
+    print("next: systemctl --user start looop, or reload it where it runs")
     return 0
 
 

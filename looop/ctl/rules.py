@@ -28,6 +28,8 @@ def _file(args: argparse.Namespace, paths: Paths) -> Path:
 
 
 def _newest_world(paths: Paths) -> Path | None:
+    if paths.last_world.exists():
+        return paths.last_world
     found = [(path.stat().st_mtime, path) for path in paths.runs.glob("*/world.json")]
     return max(found)[1] if found else None
 

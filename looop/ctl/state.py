@@ -1,6 +1,7 @@
 """`looopctl state`: everything a client needs to know, at once. Reads; writes nothing."""
 
 import argparse
+import json
 from typing import Any
 
 from looop import commit, store, view
@@ -53,7 +54,7 @@ def _run(args: argparse.Namespace, context: Context) -> int:
             print(f"worker {session.id}: {session.health}, up {age(session.uptime_s)}")
     for name, value in state["snapshots"].items():
         signal = value.get("signal", value) if isinstance(value, dict) else value
-        print(f"{name}: {printable(str(signal))[:120]}")
+        print(f"{name}: {printable(json.dumps(signal, ensure_ascii=False))[:120]}")
     for line in state["journal_tail"][-3:]:
         print(printable(line))
     for problem in found.trouble:

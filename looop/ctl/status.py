@@ -58,7 +58,7 @@ def collect(context: Context, found: Survey) -> dict[str, Any]:
         "asks": found.asks,
         "money": money,
         "interrupted": interrupted,
-        "trouble": trouble,
+        "trouble": list(dict.fromkeys(trouble)),
     }
 
 
