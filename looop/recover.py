@@ -40,6 +40,7 @@ def settle(live: Live, paths: Paths, config: Config, record: runs.Record, now: S
     """Bring one record to its end."""
     decide.stop_leftover(live, record)
     if record.state == "deciding":
+        decide.price(paths, config, record.run, None, now)  # it may have cost something all the same
         runs.advance(paths, record, "cancelled", error="the pulse or the beat ended while the decider ran")
         return
     if record.state == "intended" and not carried_out(paths, record):

@@ -28,12 +28,12 @@ def check(*command: str | Path) -> None:
 
 def test_mypy_strict() -> None:
     need(importlib.util.find_spec("mypy"), "mypy")
-    check(sys.executable, "-m", "mypy", "--strict", "--cache-dir", CACHE, "looop", "tests")
+    check(sys.executable, "-m", "mypy", "--strict", "--cache-dir", CACHE, "looop", "tests", "bench")
 
 
 def test_flake8() -> None:
     need(importlib.util.find_spec("flake8"), "flake8")
-    check(sys.executable, "-m", "flake8", "looop", "tests")
+    check(sys.executable, "-m", "flake8", "looop", "tests", "bench")
 
 
 def shell_scripts() -> list[Path]:

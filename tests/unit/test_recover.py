@@ -1,5 +1,6 @@
 """What a dead pulse left: each unfinished record is brought to its end once, and no move is made again."""
 
+import json
 from typing import Any, cast
 
 import pytest
@@ -50,6 +51,8 @@ def test_a_decider_in_flight_is_stopped_and_its_run_cancelled(
     live.units[unit] = "a" * 32
     assert settle(paths, live, run).state == "cancelled"
     assert live.stopped == [unit] and commit.read(paths) is None
+    [row] = map(json.loads, runs.ledger(paths))
+    assert (row["run"], row["cost_usd"]) == (run, None), "what it cost is not known, which is not nothing"
 
 
 def test_what_was_executed_is_journaled_once_and_committed(
