@@ -158,3 +158,31 @@ def test_stop_ends_workers_and_restart_does_not(pulse: Pulse, events: Events) ->
     pulse.stop()
     events.wait_for(lambda: not units("looop-worker-*.scope", "active"))
     command("systemctl", "--user", "reset-failed", check=False)
+
+
+def test_limits_are_properties_of_the_scope_from_the_settings_and_the_move(pulse: Pulse) -> None:
+    pulse.configure('memory_max = "200M"\nruntime_max = 600\nstop_timeout = 3\n')
+    pulse.start()
+    looopctl("worker", "start", "w1", "--limit", "tasks_max=50", "--command", "sleep infinity", "wait")
+    shown = unit("looop-worker-w1.scope", "MemoryMax", "TasksMax", "RuntimeMaxUSec", "TimeoutStopUSec", "Slice")
+    assert shown == {
+        "MemoryMax": str(200 << 20),
+        "TasksMax": "50",
+        "RuntimeMaxUSec": "10min",
+        "TimeoutStopUSec": "3s",
+        "Slice": "looop-worker.slice",
+    }
+    refused = looopctl("worker", "start", "w2", "--limit", "memory_max=lots", "--command", "true", "x", check=False)
+    assert refused.returncode == 64 and "memory_max" in refused.stderr
+
+
+def test_deciding_off_leaves_the_moves_to_somebody_else(pulse: Pulse, demo: Path, journal: Journal) -> None:
+    pulse.configure('decide = "off"\nbeat_gap = 0\n')
+    fail(demo)
+    pulse.start()
+    journal.wait("sense_done")
+    looopctl("beat")
+    journal.wait("sense_done", count=2)
+    failed = looopctl_json("state")["snapshots"]["sensor-failed-units"]["signal"]["failed"]
+    assert [each["unit"] for each in failed] == [DEMO]
+    assert not journal.find(LOOOP_EVENT="decided") and not looopctl_json("worker", "list", "--all")
