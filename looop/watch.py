@@ -10,6 +10,7 @@ import os
 import select
 import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -23,13 +24,28 @@ _CHANGED = (
     | constants.IN_DELETE_SELF | constants.IN_MOVE_SELF
 )  # fmt: skip
 _LOST = constants.IN_IGNORED | constants.IN_MOVE_SELF
+LOOK_AGAIN_S = 2.0  # where there is no inotify to be had
 
 
 class Watcher:
-    """Watches files and folders (not what is below them). Raises StateError for a path that is not there."""
+    """Watches files and folders (not what is below them). Raises StateError for a path that is not there.
 
-    def __init__(self, *paths: Path) -> None:
+    With `fallback`, a user whose inotify instances are used up (every process of that uid shares them) waits all
+    the same: `wait` then looks again every few seconds, and `degraded` says why.
+    """
+
+    def __init__(self, *paths: Path, fallback: bool = False) -> None:
         self._paths: dict[int, Path] = {}
+        self._fd = -1
+        self.degraded = ""
+        try:
+            self._open(paths)
+        except LooopError as error:
+            if not fallback or isinstance(error, StateError):
+                raise
+            self.degraded = f"{error}; looking every {LOOK_AGAIN_S:g} s instead"
+
+    def _open(self, paths: Sequence[Path]) -> None:
         try:
             self._fd = int(calls.inotify_init())
         except calls.InotifyError as error:
@@ -94,6 +110,9 @@ class Watcher:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if self.degraded:
+                select.select([], [], [], LOOK_AGAIN_S if left is None else min(left, LOOK_AGAIN_S))
+                return left is None or left > LOOK_AGAIN_S
             if not select.select([self._fd], [], [], left)[0]:
                 return False
             if self.drain():

@@ -41,7 +41,9 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     for folder in folders:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     deadline = None if args.timeout is None else time.monotonic() + args.timeout
-    with Watcher(*folders) as watcher:
+    with Watcher(*folders, fallback=True) as watcher:  # a question must not be lost for want of an inotify instance
+        if watcher.degraded:
+            print(f"looopctl: {watcher.degraded}", file=sys.stderr)
         ask = mailbox.raise_ask(
             context.paths, worker, prompt, clock.now().wall, reference=args.ref, options=options, holder=who
         )

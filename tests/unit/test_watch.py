@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from inotify import calls
 
-from looop import store
+from looop import store, watch
 from looop.errors import LooopError, StateError
 from looop.watch import Watcher
 
@@ -83,3 +84,19 @@ def test_the_descriptor_is_not_inherited(tmp_path: Path) -> None:
     with Watcher(tmp_path) as watcher:
         assert not os.get_inheritable(watcher.fileno())
         assert not os.get_blocking(watcher.fileno())
+
+
+def test_without_inotify_a_waiter_that_must_not_fail_looks_again_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def used_up() -> int:
+        raise calls.InotifyError("Call failed (should not be -1): (-1)")
+
+    monkeypatch.setattr(calls, "inotify_init", used_up)
+    monkeypatch.setattr(watch, "LOOK_AGAIN_S", 0.01)
+    with pytest.raises(LooopError, match="max_user_instances"):
+        Watcher(tmp_path)
+    with Watcher(tmp_path, fallback=True) as watcher:
+        assert "max_user_instances" in watcher.degraded
+        assert watcher.wait() is True
+        assert watcher.wait(0.001) is False
