@@ -301,14 +301,29 @@ def break_(path: Path, damage: str) -> None:
         (path / "inside").touch()
 
 
+def between_beats(pulse: Pulse, journal: Journal) -> None:
+    """Halt the pulse where no beat is in flight: one that is may use up a record before it reads it again."""
+
+    def halted() -> bool:
+        pulse.kill("STOP")
+        idle = unit(pulse.service, "StatusText")["StatusText"].startswith("idle")
+        if not idle:
+            pulse.kill("CONT")
+        return idle
+
+    journal.events.wait_for(halted)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "a folder"])
 def test_damaged_records_are_each_named_and_the_loop_goes_on(pulse: Pulse, journal: Journal, damage: str) -> None:
     inhabit(pulse, journal)
     before = unit("looop-worker-w1.scope", "InvocationID", "ActiveState")
+    between_beats(pulse, journal)
     newest = max((pulse.data / "runs").iterdir(), key=lambda p: p.stat().st_mtime).name
     seen = len(journal.find())
     for name in (*RECORDS, *NOTES):
         break_(pulse.data / name.replace("LAST", newest), damage)
+    pulse.kill("CONT")
     decides(journal)
     answered = looopctl("answer", "w1-2", "that", check=False)
     assert answered.returncode == 1 and "answers/w1-2.json" in answered.stderr and "--force" in answered.stderr
