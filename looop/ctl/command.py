@@ -5,7 +5,6 @@ A verb module ends in `command = Command(...)`. It may import anything below `ct
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -104,8 +103,3 @@ def age(seconds: float | None) -> str:
         if seconds < limit:
             return f"{int(seconds // size)}{unit}"
     return f"{int(seconds // 86400)}d"
-
-
-def use_color() -> bool:
-    """True on a terminal unless NO_COLOR is set (no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

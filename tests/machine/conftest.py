@@ -41,6 +41,14 @@ def pulse(events: harness.Events) -> Iterator[harness.Pulse]:
         yield made
 
 
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A FIFO whose readers end when it is opened for writing."""
+    path = tmp_path / "gate"
+    os.mkfifo(path)
+    return path
+
+
 @pytest.fixture(autouse=True)
 def clean_slate(request: pytest.FixtureRequest) -> Iterator[None]:
     """No process and no unit outlives the test that made it."""

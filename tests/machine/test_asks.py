@@ -20,14 +20,6 @@ def empty() -> Iterator[None]:
     wipe()
 
 
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    """A FIFO whose readers end when it is opened for writing."""
-    path = tmp_path / "gate"
-    os.mkfifo(path)
-    return path
-
-
 def worker(script: str, *words: str) -> "subprocess.Popen[str]":
     """`script` in the scope of worker w1."""
     return subprocess.Popen(

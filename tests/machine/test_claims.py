@@ -1,7 +1,6 @@
 """Leases on a real systemd: held by whatever unit the caller runs in, for exactly as long as that lives."""
 
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -22,14 +21,6 @@ def empty() -> Iterator[None]:
     wipe()
     yield
     wipe()
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    """A FIFO whose readers end when it is opened for writing."""
-    path = tmp_path / "gate"
-    os.mkfifo(path)
-    return path
 
 
 def scope(name: str, *words: str) -> "subprocess.Popen[str]":
