@@ -54,12 +54,17 @@ def write_goal(paths: Paths, config: Config, goal_id: str, body: str, now: Stamp
 
 
 def archive_goal(paths: Paths, goal_id: str, now: Stamp) -> Path:
-    """Move a goal to goals/archive/ID.md, or ID-1.md, ID-2.md... where that is taken; returns the new place."""
+    """Move a goal to goals/archive/ID.md, or ID-1.md, ID-2.md... where that is taken; returns the new place.
+
+    Its text is a version of its history too: which ID an ID-1.md belongs to cannot be told for sure.
+    """
     path = paths.goal(goal_id)
     with _locked(paths):
         if not path.is_file():
             raise Refused(f"cannot archive goal {goal_id}: there is no such goal")
         paths.archive.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(StateError):  # an unreadable one can still be moved
+            store.keep_history(path, paths.history / "goals" / goal_id, 0)
         target = paths.archive / f"{goal_id}.md"
         n = 0
         while os.path.lexists(target):

@@ -1,12 +1,14 @@
-"""`looopctl goal`: write, archive, list and show goals."""
+"""`looopctl goal`: write, archive, list and show goals, and their earlier versions."""
 
 import argparse
 import sys
 
 from looop import audit, policy, seed, store
 from looop.clock import now, utc
+from looop.ctl import history
 from looop.ctl.command import Command, Context, Parser, add_body, add_journal, add_json, age, body, print_json, table
 from looop.errors import Refused, StateError
+from looop.history import GOAL
 
 
 def _configure(parser: Parser) -> None:
@@ -22,6 +24,7 @@ def _configure(parser: Parser) -> None:
     add_json(listing)
     show = verbs.add_parser("show", help="print a goal", allow_abbrev=False)
     show.add_argument("id", help="the goal's name")
+    history.configure(verbs, GOAL)
 
 
 def _changed(context: Context, summary: str, line: str) -> int:
@@ -57,6 +60,8 @@ def _list(context: Context, as_json: bool) -> int:
 
 def _run(args: argparse.Namespace, context: Context) -> int:
     paths = context.paths
+    if args.action in history.ACTIONS:
+        return history.run(args, context, GOAL)
     if args.action == "list":
         return _list(context, args.json)
     path = paths.goal(args.id)

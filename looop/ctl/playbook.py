@@ -4,9 +4,10 @@ import argparse
 
 from looop import audit, policy, seed, store
 from looop.clock import now
+from looop.ctl import history
 from looop.ctl.command import Command, Context, Parser, add_body, add_journal, body
 from looop.errors import Refused
-from looop.paths import safe_name
+from looop.history import PLAYBOOK
 
 
 def _configure(parser: Parser) -> None:
@@ -15,12 +16,13 @@ def _configure(parser: Parser) -> None:
     add_body(write, "the standing orders")
     add_journal(write)
     verbs.add_parser("show", help="print the playbook", allow_abbrev=False)
-    history = verbs.add_parser("history", help="list earlier versions, or print one", allow_abbrev=False)
-    history.add_argument("stamp", nargs="?", default="", help="the version to print, as listed")
+    history.configure(verbs, PLAYBOOK)
 
 
 def _run(args: argparse.Namespace, context: Context) -> int:
     paths = context.paths
+    if args.action in history.ACTIONS:
+        return history.run(args, context, PLAYBOOK)
     if args.action == "write":
         text = body(args.body)
         seed.seed(paths)
@@ -28,16 +30,9 @@ def _run(args: argparse.Namespace, context: Context) -> int:
         audit.line(paths, context.config, args.journal or "write-playbook", "", now())
         print("write-playbook")
         return 0
-    if args.action == "history" and not args.stamp:
-        for stamp in store.names(paths.playbook_history, ".md"):
-            print(stamp)
-        return 0
-    path = paths.playbook
-    if args.action == "history":
-        path = paths.playbook_history / f"{safe_name('a version', args.stamp)}.md"
-    shown = store.read_text(path)
+    shown = store.read_text(paths.playbook)
     if shown is None:
-        raise Refused(f"cannot show {path}: there is no such file")
+        raise Refused(f"cannot show {paths.playbook}: there is no such file")
     print(shown, end="")
     return 0
 

@@ -1,4 +1,4 @@
-"""`looopctl sensor`: write, list and run sensors."""
+"""`looopctl sensor`: write, list and run sensors, and their earlier versions."""
 
 import argparse
 import asyncio
@@ -6,8 +6,10 @@ import sys
 
 from looop import audit, policy, seed, sensors, store
 from looop.clock import now
+from looop.ctl import history
 from looop.ctl.command import Command, Context, Parser, add_body, add_journal, add_json, age, body, print_json, table
 from looop.errors import Refused
+from looop.history import SENSOR
 
 PATIENCE = 75.0  # seconds to wait for the pulse to end its own round
 
@@ -22,6 +24,7 @@ def _configure(parser: Parser) -> None:
     add_json(listing)
     run = verbs.add_parser("run", help="run one sensor now, as the loop does", allow_abbrev=False)
     run.add_argument("name", help="the sensor's name, without .sh")
+    history.configure(verbs, SENSOR)
 
 
 def _list(context: Context, as_json: bool) -> int:
@@ -75,6 +78,8 @@ def _run_one(context: Context, name: str) -> int:
 
 
 def _run(args: argparse.Namespace, context: Context) -> int:
+    if args.action in history.ACTIONS:
+        return history.run(args, context, SENSOR)
     if args.action == "list":
         return _list(context, args.json)
     if args.action == "run":

@@ -17,7 +17,7 @@ ROWS = [
     "housekeep holders",
     "execute recover verify",
     "view sessions commit",
-    "sensors decide mailbox claims schedules tells nudges policy probes seed environment audit notices sandbox",
+    "sensors decide mailbox claims schedules tells nudges policy history probes seed environment audit notices sandbox",
     "runs",
     "prompt rules sense_runner",
     "world actions guards denylist",
