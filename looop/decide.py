@@ -69,6 +69,7 @@ async def command(live: Live, paths: Paths, config: Config, run: str, env: Mappi
         output_max=OUTPUT_MAX,
         description=f"looop decides ({run})",
     )
+    runs.note_usage(paths, run, "decide", outcome.to_json())
     if not outcome.ok:
         last = runs.tail(log, 512).strip()
         raise DecideFailed(f"the decider {outcome.text()}" + (f": {last}" if last else ""))

@@ -151,6 +151,7 @@ async def run_shell(hands: Hands, cmd: str) -> str:
         output_max=OUTPUT_MAX,
         description=f"looop runs a shell move ({hands.run})",
     )
+    runs.note_usage(paths, hands.run, "shell", outcome.to_json())
     output = runs.tail(folder / "shell.log", OUTPUT_SHOWN)
     store.write_json(
         paths.last_shell,

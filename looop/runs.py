@@ -123,6 +123,21 @@ def in_states(paths: Paths, *states: str) -> tuple[list[Record], list[StateError
     return records, broken
 
 
+def note_usage(paths: Paths, run: str, what: str, usage: dict[str, Any]) -> None:
+    """Keep in usage.json how a helper of this run (decide, shell) ended, and what it took. Raises StateError."""
+    path = folder(paths, run) / "usage.json"
+    store.write_changed(path, store.dump_json({**usage_of(paths, run), what: usage}).encode())
+
+
+def usage_of(paths: Paths, run: str) -> dict[str, Any]:
+    """What `note_usage` kept, by helper; empty when nothing is known."""
+    try:
+        found = store.read_json(folder(paths, run) / "usage.json") or {}
+    except StateError:
+        return {}
+    return {what: usage for what, usage in found.items() if isinstance(usage, dict)}
+
+
 def prune(paths: Paths, keep: int) -> None:
     """Remove all but the newest `keep` run folders (0 = keep all); unfinished ones stay."""
     if not keep:

@@ -16,6 +16,7 @@ from typing import Any
 
 from looop.errors import LooopError
 from looop.paths import Paths
+from looop.systemd.bus import BusError
 from looop.systemd.live import Live
 from looop.systemd.manager import usec
 
@@ -51,6 +52,7 @@ class Outcome:
     code: int | None = None
     signal: int | None = None
     cpu_s: float | None = None
+    memory_peak: int | None = None  # bytes; from systemd 255 on
 
     @property
     def ok(self) -> bool:
@@ -59,6 +61,9 @@ class Outcome:
     @property
     def timed_out(self) -> bool:
         return self.result == "timeout"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "how": self.text()}
 
     def text(self) -> str:
         """The cause as a predicate: "exited 3", "was killed by SIGKILL", "timed out"."""
@@ -187,15 +192,25 @@ def _read(live: Live, unit: str, timeout: float) -> Outcome:
     status = int(live.get(unit, "Service", "ExecMainStatus", "i"))
     nanoseconds = int(live.get(unit, "Service", "CPUUsageNSec", "t"))
     cpu_s = None if nanoseconds == 2**64 - 1 else nanoseconds / 1e9
+    peak = _memory_peak(live, unit)
     if code != _CLD_EXITED:
-        return Outcome(result, None, status if code else None, cpu_s)
+        return Outcome(result, None, status if code else None, cpu_s, peak)
     if result == "timeout":
         # "timeout" as well when the command ended in time and only what it left behind had to be killed
         began = int(live.get(unit, "Service", "ExecMainStartTimestampMonotonic", "t"))
         end = int(live.get(unit, "Service", "ExecMainExitTimestampMonotonic", "t"))
         if end - began < usec(timeout):
             result = "exit-code" if status else "success"
-    return Outcome(result, status, None, cpu_s)
+    return Outcome(result, status, None, cpu_s, peak)
+
+
+def _memory_peak(live: Live, unit: str) -> int | None:
+    """None where systemd is older, or the kernel does not count."""
+    try:
+        found = int(live.get(unit, "Service", "MemoryPeak", "t"))
+    except BusError:
+        return None
+    return found if 0 < found < 2**64 - 1 else None
 
 
 # Prints what it can do that it should not be able to. Names are those of `measure`, true when confined.
