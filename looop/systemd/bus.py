@@ -1,4 +1,4 @@
-"""The only D-Bus code: one connection to a systemd manager, made safe.
+"""The only D-Bus code: one connection to a systemd manager, or to the session's bus, made safe.
 
 pystemd's `dbuslib` aborts or crashes the process when a connection is closed twice or used after close, blocks
 while it authenticates and drops append errors silently; here none of that can happen. Callers speak str, this
@@ -21,6 +21,7 @@ from typing import Any, Literal
 from looop.errors import Refused, Unavailable
 
 Scope = Literal["user", "system"]
+Place = Literal["user", "system", "session"]
 
 SYSTEMD = "org.freedesktop.systemd1"
 MANAGER_PATH = "/org/freedesktop/systemd1"
@@ -60,6 +61,8 @@ _SIGNALS = (
     (b"org.freedesktop.systemd1.Manager", b"Reloading"),
     (b"org.freedesktop.DBus.Properties", b"PropertiesChanged"),
     (b"org.freedesktop.DBus", b"NameOwnerChanged"),
+    (b"org.freedesktop.Notifications", b"ActionInvoked"),
+    (b"org.freedesktop.Notifications", b"NotificationClosed"),
 )
 
 
@@ -176,6 +179,13 @@ class Auxiliary:
     units: Sequence[tuple[str, Mapping[str, Any]]] = ()
 
 
+@dataclass(frozen=True)
+class Variants:
+    """An argument of type a{sv}: each value with its signature, such as {"urgency": ("y", 2)}."""
+
+    values: Mapping[str, tuple[str, Any]]
+
+
 _END = (-1, None)
 
 
@@ -191,6 +201,12 @@ def _arguments(signature: str, args: Sequence[Any]) -> list[Any]:
             flat.append((ord("a"), b"(sa(sv))"))
             for name, values in argument.units:
                 flat += [(ord("r"), b"sa(sv)"), (ord("s"), _encode(name)), *_properties(values), _END]
+            flat.append(_END)
+        elif isinstance(argument, Variants):
+            flat.append((ord("a"), b"{sv}"))
+            for name, (kind, value) in argument.values.items():
+                flat += [(ord("e"), b"sv"), (ord("s"), _encode(name)), (ord("v"), kind.encode())]
+                flat += [*apply(kind.encode(), [_encode(value)]), _END, _END]
             flat.append(_END)
         else:
             flat += apply(next(plain).encode(), [_encode(argument)])
@@ -217,14 +233,34 @@ def _split(signature: str) -> list[str]:
     return parts
 
 
-def address(scope: Scope) -> str:
-    """Path of the socket of the bus this manager is on.
+def address(scope: Place) -> str:
+    """Path of the socket of the bus this manager is on, or of the session's bus (a NUL first: an abstract one).
 
-    $DBUS_SESSION_BUS_ADDRESS is not asked: it may name a bus the user manager is not on (dbus-run-session(1)).
+    Only for the latter $DBUS_SESSION_BUS_ADDRESS is asked: it may name a bus the user manager is not on
+    (dbus-run-session(1)).
     """
     if scope == "system":
         return "/run/dbus/system_bus_socket"
+    if scope == "session":
+        for place in os.environ.get("DBUS_SESSION_BUS_ADDRESS", "").split(";"):
+            kind, _, value = place.split(",")[0].partition("=")
+            if kind in ("unix:path", "unix:abstract") and value:
+                return "\0" * (kind == "unix:abstract") + _unescaped(value)
     return os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}") + "/bus"
+
+
+def _dbus_address(path: str) -> bytes:
+    kind = "abstract" if path.startswith("\0") else "path"
+    plain = b"-_/.\\*"  # D-Bus specification, "Server Addresses"
+    name = os.fsencode(path.removeprefix("\0"))
+    return f"unix:{kind}=".encode() + b"".join(
+        bytes([c]) if chr(c).isascii() and chr(c).isalnum() or c in plain else b"%%%02x" % c for c in name
+    )
+
+
+def _unescaped(value: str) -> str:
+    first, *rest = os.fsencode(value).split(b"%")
+    return os.fsdecode(first + b"".join(bytes.fromhex(part[:2].decode()) + part[2:] for part in rest))
 
 
 def _message(serial: int, destination: str, path: str, interface: str, member: str) -> bytes:
@@ -253,8 +289,10 @@ def _reply(sock: socket.socket) -> bool:
             return head[1] == 2
 
 
-def reach(scope: Scope, timeout: float = _TIMEOUT_S) -> None:
-    """Ask the manager for a sign of life, bounded and with the GIL released (may run in a thread). Raises Unavailable.
+def reach(scope: Place, timeout: float = _TIMEOUT_S) -> None:
+    """Ask the manager, or the session's bus itself, for a sign of life. Raises Unavailable.
+
+    Bounded, and with the GIL released: may run in a thread.
 
     sd-bus has no deadline of its own before a connection is up: it waits 90 s for a bus that accepts and says nothing.
     """
@@ -267,15 +305,18 @@ def reach(scope: Scope, timeout: float = _TIMEOUT_S) -> None:
             if not sock.recv(256).startswith(b"OK "):
                 raise PermissionError("the bus refused this user")
             hello = _message(1, _DBUS, "/org/freedesktop/DBus", _DBUS, "Hello")
-            sock.sendall(b"BEGIN\r\n" + hello + _message(2, SYSTEMD, MANAGER_PATH, f"{_DBUS}.Peer", "Ping"))
+            peer = (_DBUS, "/org/freedesktop/DBus") if scope == "session" else (SYSTEMD, MANAGER_PATH)
+            sock.sendall(b"BEGIN\r\n" + hello + _message(2, *peer, f"{_DBUS}.Peer", "Ping"))
             if not (_reply(sock) and _reply(sock)):
                 raise ConnectionRefusedError("the manager is not on the bus")
     except OSError as error:
         why = f"no answer in {timeout:g} s" if isinstance(error, TimeoutError) else error.strerror or str(error)
-        raise _unreachable(scope, f"{why} ({where})") from error
+        raise _unreachable(scope, f"{why} ({where})".replace("\0", "@")) from error
 
 
-def _unreachable(scope: Scope, why: str) -> Unavailable:
+def _unreachable(scope: Place, why: str) -> Unavailable:
+    if scope == "session":
+        return Unavailable(f"cannot reach the session's bus: {why}")
     hint = "`systemctl --user status` shows whether a user manager runs; `loginctl enable-linger` keeps one running"
     return Unavailable(f"cannot reach the {scope} manager of systemd: {why}", hint=hint if scope == "user" else None)
 
@@ -283,7 +324,7 @@ def _unreachable(scope: Scope, why: str) -> Unavailable:
 class Bus:
     """One connection. It is closed on the first failure and never used afterwards; `open` makes a new one."""
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Place) -> None:
         self.scope = scope
         self._bus: Any = None
 
@@ -300,7 +341,7 @@ class Bus:
         os.environ.setdefault("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
         library = _library()
         reach(self.scope)
-        bus = library.DBusAddress(f"unix:path={address(self.scope)}".encode(), False)
+        bus = library.DBusAddress(_dbus_address(address(self.scope)), False)
         try:
             with _undisturbed():
                 bus.open()

@@ -11,7 +11,7 @@ import pytest
 
 from looop.errors import Refused, Unavailable
 from looop.systemd import bus
-from looop.systemd.bus import Auxiliary, Bus, Properties, Signal
+from looop.systemd.bus import Auxiliary, Bus, Properties, Signal, Variants
 from looop.systemd.manager import Manager
 
 
@@ -44,6 +44,35 @@ def test_another_path_is_no_unit(path: str) -> None:
 def test_text_that_would_be_cut_or_lost_is_refused(bad: str) -> None:
     with pytest.raises(Refused):
         bus._arguments("as", [[bad]])
+
+
+def test_a_dictionary_of_variants_is_an_argument_too() -> None:
+    assert bus._arguments("si", ["a", Variants({"urgency": ("y", 2)}), -1]) == [
+        (ord("s"), b"a"), (ord("a"), b"{sv}"), (ord("e"), b"sv"), (ord("s"), b"urgency"), (ord("v"), b"y"),
+        (ord("y"), 2), (-1, None), (-1, None), (-1, None), (ord("i"), -1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("unix:path=/tmp/dbus-a%20b,guid=1f", "/tmp/dbus-a b"),
+        ("unix:abstract=/tmp/x,guid=1f", "\0/tmp/x"),
+        ("tcp:host=localhost,port=1;unix:path=/tmp/y", "/tmp/y"),
+        ("", "{runtime}/bus"),
+    ],
+)
+def test_the_sessions_bus_is_where_the_environment_says(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch, given: str, path: str
+) -> None:
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", given)
+    assert bus.address("session") == path.format(runtime=runtime)
+    assert bus.address("user") == f"{runtime}/bus"
+
+
+def test_an_address_is_escaped_as_d_bus_wants_it() -> None:
+    assert bus._dbus_address("/run/user/1000/bus") == b"unix:path=/run/user/1000/bus"
+    assert bus._dbus_address("\0a,b") == b"unix:abstract=a%2cb"
 
 
 def test_an_unknown_property_is_a_fault_of_the_caller() -> None:
