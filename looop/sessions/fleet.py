@@ -66,6 +66,12 @@ class Session:
 unit_name = worker_unit
 
 
+def earlier(paths: Paths, name: str, now: Stamp) -> Session:
+    """A generation that was put aside, by the name of its folder in sessions/.old. Raises StateError."""
+    session = _session(paths, f"{records.OLD}/{name}", "", now)
+    return session if session.state == "unknown" else _with(session, id=name.rpartition(".")[0])
+
+
 async def probe(paths: Paths, units: Iterable[str], timeout: float = 1.0) -> dict[str, Idle]:
     """How idle the workers of these scopes are, by id; one that does not answer in time is left out."""
     return await control.probe(paths, [worker_id for unit in units if (worker_id := worker_of(unit))], timeout)
