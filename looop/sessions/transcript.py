@@ -9,6 +9,7 @@ import time
 
 from looop.sessions import wire
 
+INDEX = "output.index"  # beside output.log; a line: place in the stream, Unix time, rows, columns, a(lternate) h(idden)
 
 class Transcript:
     """output.log: bounded, and never a reason to fail. A full disk loses output, which is counted and noted."""
@@ -70,6 +71,15 @@ class Transcript:
             self.fd, self.size, self.trim_at = fd, os.fstat(fd).st_size, self.limit
         except OSError:
             self.trim_at = self.size + self.limit // 8  # try again later
+
+
+def parse_entry(line: bytes) -> tuple[int, float, int, int, bool, bool] | None:
+    """A line of the index; None when it is damaged."""
+    try:
+        place, wall, rows, cols, modes = line.decode().split(" ")
+        return int(place), float(wall), int(rows), int(cols), "a" in modes, "h" in modes
+    except ValueError:
+        return None
 
 
 class JournalLines:
