@@ -36,6 +36,8 @@ class Watcher:
 
     def __init__(self, *paths: Path, fallback: bool = False) -> None:
         self._paths: dict[int, Path] = {}
+        self._followed: dict[Path, int] = {}
+        self.changed: set[Path] = set()
         self._fd = -1
         self.degraded = ""
         try:
@@ -63,7 +65,7 @@ class Watcher:
             self.close()
             raise
 
-    def _add(self, path: Path) -> None:
+    def _add(self, path: Path) -> int:
         try:
             wd = calls.inotify_add_watch(self._fd, os.fsencode(path), _CHANGED)
         except calls.InotifyError as error:
@@ -73,13 +75,41 @@ class Watcher:
                 f"cannot watch {path}: no inotify watch left", hint="raise fs.inotify.max_user_watches with sysctl"
             ) from error
         self._paths[wd] = path
+        return int(wd)
+
+    def follow(self, path: Path) -> bool:
+        """Watch one more, if it is there; True when that is new. One that goes away has changed and is forgotten.
+
+        Without inotify, or when its watches are used up, `degraded` says so.
+        """
+        if self.degraded or path in self._followed:
+            return False
+        try:
+            self._followed[path] = self._add(path)
+        except StateError:
+            return False
+        except LooopError as error:
+            self.degraded = f"{error}; looking every {LOOK_AGAIN_S:g} s instead"
+            return False
+        return True
+
+    def unfollow(self, path: Path) -> None:
+        """Watch it no longer; it does not matter whether it was."""
+        wd = self._followed.pop(path, None)
+        if wd is not None:
+            self._paths.pop(wd, None)
+            with contextlib.suppress(calls.InotifyError):
+                calls.inotify_rm_watch(self._fd, wd)
 
     def fileno(self) -> int:
         """Readable when something may have changed; then call `drain`."""
         return self._fd
 
     def drain(self) -> bool:
-        """Take every queued event; True when one of them counts. Raises StateError when a watched path went away."""
+        """Take every queued event; True when one of them counts. Raises StateError when a watched path went away.
+
+        `changed` collects the watched paths concerned, for whoever has several; its reader empties it.
+        """
         changed = False
         while True:
             try:
@@ -91,9 +121,15 @@ class Watcher:
                 wd, mask, _, length = _EVENT.unpack_from(data, offset)
                 hidden = data[offset + _EVENT.size : offset + _EVENT.size + 1] == b"." if length else False
                 offset += _EVENT.size + length
-                if wd not in self._paths and not mask & constants.IN_Q_OVERFLOW:
+                if mask & constants.IN_Q_OVERFLOW:
+                    changed = True
+                    self.changed.update(self._paths.values())
+                    continue
+                if wd not in self._paths:
                     continue
                 changed = changed or not hidden
+                if not hidden:
+                    self.changed.add(self._paths[wd])
                 if mask & _LOST:
                     self._again(wd, mask)
 
@@ -103,7 +139,8 @@ class Watcher:
         if mask & constants.IN_MOVE_SELF:
             with contextlib.suppress(calls.InotifyError):
                 calls.inotify_rm_watch(self._fd, wd)
-        self._add(path)
+        if self._followed.pop(path, None) is None:
+            self._add(path)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until something changed; False when `timeout` seconds have passed first."""
