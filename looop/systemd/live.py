@@ -60,6 +60,16 @@ class Live(Manager):
         self.open()
         self._listen()
 
+    async def persist(self) -> str:
+        """`connect`, or go on trying in the background; what is in the way, "" when connected."""
+        try:
+            await self.connect()
+        except LooopError as error:
+            self._closed = False
+            self._lost(error)
+            return error.message
+        return ""
+
     async def aclose(self) -> None:
         """Stop listening and disconnect; whoever waits for a job gets Unavailable."""
         self._closed = True

@@ -8,7 +8,7 @@ pulse. Keeps no state but the connection.
 
 import signal as signals
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -87,8 +87,12 @@ class Manager:
 
     def live(self, patterns: Sequence[str]) -> dict[str, str]:
         """The matching units that are alive, each with its InvocationID ("" never: such a unit is left out)."""
+        return self.invocations(self.list_units(patterns).values())
+
+    def invocations(self, units: Iterable[UnitState]) -> dict[str, str]:
+        """Those of the units that are alive, each with its InvocationID."""
         found = {}
-        for unit in self.list_units(patterns).values():
+        for unit in units:
             invocation = self._invocation(unit) if unit.alive else ""
             if invocation:
                 found[unit.name] = invocation
