@@ -24,6 +24,7 @@ VERBS = {
     "serve": ("serve", "start the pulse, follow it, stop everything on Ctrl-C"),
     "status": ("status", "what looop is doing, on one screen"),
     "state": ("state", "everything a client needs to know, at once"),
+    "wait": ("wait", "sleep until something is new, and say what"),
     "beat": ("beat", "ask the pulse for a beat now"),
     "doctor": ("doctor", "check what looop needs from this host"),
     "goal": ("goal", "write, archive, list and show goals"),
