@@ -18,7 +18,7 @@ ROWS = [
     "execute recover verify",
     "view sessions commit",
     "sensors decide mailbox claims schedules tells nudges policy history probes seed environment audit notices sandbox",
-    "runs",
+    "runs changes",
     "prompt rules sense_runner",
     "world actions guards denylist",
     "systemd store config watch",
