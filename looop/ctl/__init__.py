@@ -27,8 +27,8 @@ VERBS = {
     "wait": ("wait", "sleep until something is new, and say what"),
     "beat": ("beat", "ask the pulse for a beat now"),
     "doctor": ("doctor", "check what looop needs from this host"),
-    "goal": ("goal", "write, archive, list and show goals"),
-    "sensor": ("sensor", "write, list and run sensors"),
+    "goal": ("goal", "write, archive, list and show goals, and their history"),
+    "sensor": ("sensor", "write, list and run sensors, and their history"),
     "playbook": ("playbook", "write and show the playbook and its history"),
     "rules": ("rules", "check the rules against the present world"),
     "run": ("run", "run one shell command the way a run_shell move does"),
@@ -46,6 +46,7 @@ VERBS = {
     "unflag": ("flag", "take the note off a worker"),
     "events": ("events", "read looop's events back from the systemd journal"),
     "journal": ("journal", "show the audit journal, one line a move"),
+    "why": ("why", "everything known about one worker or one decision"),
     "log": ("log", "show a worker's transcript"),
     "version": ("version", "print the version"),
 }

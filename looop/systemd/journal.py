@@ -161,11 +161,16 @@ def _send(entry: Mapping[str, str]) -> None:
 
 
 def read(
-    follow: bool = False, since: float | None = None, limit: int | None = None, uid: int | None = None
+    follow: bool = False,
+    since: float | None = None,
+    limit: int | None = None,
+    uid: int | None = None,
+    match: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The events of one user's looop (default: this user's), oldest first.
 
     `since` is in Unix seconds; `limit` starts at the last so many; with `follow` it then waits for more, forever.
+    `match` gives fields the values they must have.
     Each is {"ts", "event", "priority", "message", "unit", ...}, the LOOOP_ fields by their name in lower case.
     """
     from systemd.journal import APPEND, Reader
@@ -173,6 +178,8 @@ def read(
     with Reader() as reader:
         reader.add_match(SYSLOG_IDENTIFIER=IDENTIFIER)
         reader.add_match(_UID=str(os.getuid() if uid is None else uid))
+        for name, value in (match or {}).items():
+            reader.add_match(**{name: value})
         if since is not None:
             reader.seek_realtime(since)
         found = _events(reader)

@@ -15,7 +15,7 @@ ROWS = [
     "ctl pulse",
     "beat",
     "housekeep holders",
-    "execute recover verify",
+    "execute recover verify why",
     "view sessions commit",
     "sensors decide mailbox claims schedules tells nudges policy history probes seed environment audit notices sandbox",
     "runs changes",
