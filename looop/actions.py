@@ -34,6 +34,7 @@ def _schema(default: Any = MISSING, **schema: Any) -> Any:
 _TEXT = {"type": "string", "pattern": "^[^\\u0000]*$"}
 _FILLED = {"type": "string", "pattern": "^[^\\u0000]*[^\\s\\u0000][^\\u0000]*$"}
 _NAME = {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"}
+_CATCH_UP = {"type": "string", "pattern": "^(once|skip)$"}  # an enum would refuse the null of an absent optional
 _SECONDS = {"type": "integer", "minimum": 1, "maximum": 315_360_000}
 
 
@@ -141,7 +142,10 @@ class KillWorker:
 
 @dataclass(frozen=True)
 class WriteSchedule:
-    """Wake the loop once, again and again, or by an OnCalendar= expression: exactly one of the three."""
+    """Wake the loop once, again and again, or by an OnCalendar= expression: exactly one of the three.
+
+    Instants missed while nothing ran fire once, late, or with catch_up "skip" not at all.
+    """
 
     action: ClassVar[str] = "write_schedule"
     word: ClassVar[str] = "schedule"
@@ -150,6 +154,7 @@ class WriteSchedule:
     every_s: int | None = _schema(None, **_SECONDS | {"minimum": 60})
     calendar: str = _schema("", **_TEXT)
     note: str = _schema("", **_TEXT)
+    catch_up: str = _schema("once", **_CATCH_UP)
 
 
 @dataclass(frozen=True)
@@ -316,6 +321,8 @@ def _explain(error: Any, value: dict[str, Any]) -> Iterator[str]:
         yield f"{where}: expected {' or '.join(allowed)}, got {got}"
     elif kind == "pattern" and rule == _NAME["pattern"]:
         yield f"{where}: names are 1 to 64 of A-Z a-z 0-9 _ . - and do not start with a dot or a dash, got {got}"
+    elif kind == "pattern" and rule == _CATCH_UP["pattern"]:
+        yield f"{where}: expected once or skip, got {got}"
     elif kind == "pattern" and "KMGT" in rule:
         yield f'{where}: expected a size such as "512M" or "4G", got {got}'
     elif kind == "pattern":

@@ -5,6 +5,7 @@ Used by the pulse, and by the verbs that do by hand what a move does. A move tha
 retries.
 """
 
+import asyncio
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -83,7 +84,11 @@ async def execute(hands: Hands, move: Move) -> str:
         case KillWorker(id=worker, reason=reason):
             await kill_worker(hands, worker, reason)
         case WriteSchedule():
-            schedules.write(paths, move.name, move.in_s, move.every_s, move.calendar, move.note, now)
+            if move.calendar:
+                await asyncio.to_thread(schedules.check_calendar, move.calendar, now.wall)
+            schedules.write(
+                paths, move.name, move.in_s, move.every_s, move.calendar, move.note, now, move.catch_up
+            )
             problem = await schedules.arm_one(hands.live, paths, move.name, now)
             if problem:
                 schedules.drop(paths, move.name)

@@ -109,12 +109,22 @@ class Paths:
         return self.data / "asks"
 
     @property
+    def asks_done(self) -> Path:
+        """The archive: question, answer and what became of them in one record each."""
+        return self.asks / "done"
+
+    @property
     def answers(self) -> Path:
         return self.data / "answers"
 
     @property
     def tells(self) -> Path:
         return self.data / "tells"
+
+    @property
+    def notifications(self) -> Path:
+        """Who was told what: a record a subject, those that are over in told/."""
+        return self.data / "notifications"
 
     @property
     def schedules(self) -> Path:
@@ -208,15 +218,29 @@ class Paths:
         """Where looop-sense.service finds its job and leaves its output."""
         return self.runtime / "sense"
 
+    @property
+    def fired(self) -> Path:
+        """A file for each schedule, touched when its timer elapses."""
+        return self.runtime / "fired"
+
+    @property
+    def notify_env(self) -> Path:
+        """Where looop-notify@.service learns which data directory and which settings."""
+        return self.runtime / "notify.env"
+
     def control(self, worker_id: str) -> Path:
         """A shim's control socket; here because a socket path has 107 bytes (unix(7))."""
         return self.runtime / "sessions" / f"{safe_name('a worker', worker_id)}.sock"
 
+    def reading(self, worker_id: str) -> Path:
+        """Locked by whoever prints the messages left for this worker."""
+        return self.runtime / "sessions" / f".{safe_name('a worker', worker_id)}.told"
+
     def create(self) -> None:
         """Make every folder, mode 0700. Raises OSError."""
         for folder in (
-            self.data, self.goals, self.archive, self.sensors, self.snapshots, self.asks, self.answers,
-            self.tells, self.schedules, self.claims, self.reports, self.prompts, self.runs, self.sessions,
-            self.playbook_history, self.history, self.runtime, self.sense, self.runtime / "sessions",
+            self.data, self.goals, self.archive, self.sensors, self.snapshots, self.asks, self.asks_done,
+            self.answers, self.tells, self.schedules, self.claims, self.reports, self.prompts, self.runs, self.sessions,
+            self.notifications, self.playbook_history, self.history, self.runtime, self.sense, self.fired, self.runtime / "sessions",
         ):  # fmt: skip
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

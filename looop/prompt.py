@@ -49,15 +49,16 @@ MOVES, by the field "action":
   write_sensor    name, script. A script that prints {{"signal": ..., "detail": ...}}; a change of signal wakes the
                   loop, detail only informs. Keep clocks, counters and ages out of signal.
   write_playbook  body. Replace the PLAYBOOK, only when the human asked for it.
-  write_schedule  name and one of in_s, every_s (60 or more), calendar (as in OnCalendar=), [note]. Wakes the loop.
+  write_schedule  name and one of in_s, every_s (60 or more), calendar (as in OnCalendar=), [note], [catch_up]. Wakes
+                  the loop. What was missed while nothing ran fires once, late; with catch_up "skip" not at all.
   drop_schedule   name. Do this when a one-shot schedule is due and dealt with.
 Beside "action" you may give "journal", one line that says what and why (looop adds the time), and
 "next_interval_s", to be asked again after so many seconds.
 Names are 1 to 64 of A-Z a-z 0-9 _ . - and do not start with a dot or a dash.
 
 WORDS: a session is busy, waiting-ask (on the human), stuck (silent and idle) or dead; verify says whether its work
-passed. An ask is live (its worker waits), stranded (its worker is gone, so the answer would reach nobody: start
-the work again if it still matters) or unknown.
+passed. An ask is pending (its worker waits), answered (its worker has not read it yet), stranded (its worker is gone,
+so nobody will act on an answer: start the work again, with the answer, if it still matters) or unknown.
 """
 
 CONSTITUTION = """\
@@ -167,7 +168,7 @@ def _bodies(world: World, context: Context) -> Iterable[str]:
     for found in world.readings.values():
         yield from (found.name, found.raw or "", canonical(found.signal), canonical(found.detail))
     for ask in context.asks:
-        yield from (ask.id, ask.worker, ask.prompt, ask.reference, *ask.options)
+        yield from (ask.id, ask.worker, ask.prompt, ask.reference, *ask.options, ask.answer)
     yield from world.goals
     yield from (*context.journal, *(context.changed or ()), context.forced)
     yield from (canonical(interrupted.move) + interrupted.summary for interrupted in context.interrupted)
@@ -220,6 +221,8 @@ def _ask(frame: _Frame, ask: Asked) -> str:
         lines.append(f"reference: {clip(ask.reference, ASK_CHARS)}")
     if ask.options:
         lines.append(f"options: {clip(' | '.join(ask.options), ASK_CHARS)}")
+    if ask.answer:
+        lines.append(f"the human's answer: {clip(ask.answer, ASK_CHARS)}")
     return frame.body(f"ask {ask.id} of worker {ask.worker}, {ask.state}", visible("\n".join(lines)))
 
 

@@ -73,8 +73,16 @@ EVENTS: dict[str, Event] = {
     "claim_reap_skipped": Event("2ef400664cdf4a99aa75ac50f6a2f224", 4, "A claim's holder cannot be judged"),
     "ask_raised": Event("adb4c05340864e959a316cd61da6bf81", 5, "A worker asks"),
     "ask_answered": Event("d570cc2e5a5d4906a028cdcb2f2e8bb8", 5, "Ask answered"),
+    "ask_delivered": Event("f0310ac51f1e459e8d50a4188d1ed30a", 6, "Answer delivered"),
+    "ask_expired": Event("b229dfa9454947448056fdbbd78ef760", 5, "Ask expired"),
+    "ask_redispatched": Event("2ac9f681bd5f408eaeb1bd859150b851", 5, "Ask redispatched"),
     "ask_withdrawn": Event("3ee6a866c0314da0adb9e93a2240cbd8", 5, "Ask withdrawn"),
     "tell_queued": Event("544be8b3af3b48e19e54ab900efec4fb", 6, "Message left for a worker"),
+    "schedule_fired": Event("9edbb5b144484d17a9471c801e7bab0d", 6, "Schedule fired"),
+    "notified": Event("1f475c04aeff49e7955e3d433673ce7f", 6, "You were told"),
+    "notify_failed": Event("40ce73cfa44042b7b9512fa7c69d18c9", 4, "A notification was not delivered"),
+    "ask_escalated": Event("5a251bc408d9486c8fabc0de85948f95", 5, "An ask still waits"),
+    "button_pressed": Event("b3bd6db6ca1e408cb4bdcc31f5fa0845", 6, "A button was pressed"),
     "notify": Event("f974940bb938480c9e49bca8a72f9797", 5, "Message for you"),
     "bus_lost": Event("d4d147e6082d42ba9fb360dec1617d4a", 4, "The bus to systemd is gone"),
     "bus_back": Event("89749ce479d74ce397deb55a4489f93a", 5, "The bus to systemd is back"),
@@ -189,6 +197,17 @@ def read(
         while follow:
             if reader.wait(1.0) == APPEND:
                 yield from _events(reader)
+
+
+def has(event: str, **fields: object) -> bool:
+    """Whether the journal holds such an event of this user's looop. False also when it cannot be read."""
+    from systemd.journal import Reader
+
+    with contextlib.suppress(OSError), Reader() as reader:
+        reader.add_match(SYSLOG_IDENTIFIER=IDENTIFIER, _UID=str(os.getuid()), LOOOP_EVENT=event)
+        reader.add_match(**{f"LOOOP_{name.upper()}": _plain(value) for name, value in fields.items()})
+        return bool(reader.get_next())
+    return False
 
 
 def _events(reader: Any) -> Iterator[dict[str, Any]]:

@@ -95,3 +95,12 @@ def test_names_that_could_leave_their_folder_are_refused(action: str, key: str, 
 def test_a_summary_is_one_bounded_line() -> None:
     text = actions.summary(RunShell("a\nb\n" * 500))
     assert "\n" not in text and len(text) <= 240
+
+
+def test_what_was_missed_is_caught_up_with_once_or_skipped() -> None:
+    written = '{"action": "write_schedule", "name": "s", "calendar": "daily", "catch_up": %s}'
+    for word, expected in (('"once"', "once"), ('"skip"', "skip"), ("null", "once")):
+        move = parse(written % word).move
+        assert isinstance(move, WriteSchedule) and move.catch_up == expected
+    with pytest.raises(DecisionError, match="catch_up: expected once or skip, got \"twice\""):
+        parse(written % '"twice"')

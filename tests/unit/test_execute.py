@@ -16,6 +16,7 @@ from looop.actions import (
 from looop.config import Config
 from looop.errors import LooopError, Refused, StateError, UsageError
 from looop.paths import Paths
+from looop.systemd import timespec
 from looop.systemd.services import Confinement, Outcome
 from tests.unit.fakes import Clock, FakeLive
 
@@ -164,3 +165,13 @@ def test_a_folder_in_place_of_a_goal_is_named(do: Hand) -> None:
     with pytest.raises(StateError, match=r"g\.md") as caught:
         do(WriteGoal("g", "x"))
     assert isinstance(caught.value, LooopError)
+
+
+def test_a_calendar_systemd_would_not_take_is_refused_in_its_words(do: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(spec: str, count: int = 3, base: float | None = None) -> list[float]:
+        raise UsageError("cannot use calendar expression 'x': Failed to parse calendar specification 'x'")
+
+    monkeypatch.setattr(timespec, "calendar", refuse)
+    with pytest.raises(UsageError, match="Failed to parse"):
+        do(WriteSchedule("s", calendar="x"))
+    assert not (do.paths.schedules / "s.json").exists() and not do.live.timers

@@ -9,7 +9,7 @@ import pytest
 from looop.errors import Unavailable, UsageError
 from looop.systemd import timespec
 
-Answer = Callable[[str], list[list[str]]]
+Answer = Callable[..., list[list[str]]]
 TWO_ELAPSES = """  Original form: *-*-* 02:30
 Normalized form: *-*-* 02:30:00
     Next elapse: Sat 2026-10-24 02:30:00 CEST
@@ -28,7 +28,7 @@ IN_UTC = """Normalized form: *-*-* *:*:00/10
 
 
 @pytest.fixture
-def answer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
+def answer(monkeypatch: pytest.MonkeyPatch) -> Answer:
     """systemd-analyze says this; returns the commands it was asked with."""
 
     def use(stdout: str = "", stderr: str = "", code: int = 0) -> list[list[str]]:
