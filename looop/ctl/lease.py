@@ -22,7 +22,7 @@ from looop.systemd.identity import Holder, holder
 from looop.systemd.live import Live
 from looop.systemd.manager import Manager, Scope, usec
 from looop.systemd.names import worker_of
-from looop.watch import Watcher
+from looop.watch import LOOK_AGAIN_S, Watcher
 
 _STOP_S = 10.0
 
@@ -51,7 +51,10 @@ class _Turnstile:
         self._error: LooopError | None = None
         self._managers: dict[Scope, Live] = {}
         paths.claims.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._watcher = stack.enter_context(Watcher(paths.claims))
+        self._watcher = stack.enter_context(Watcher(paths.claims, fallback=True))
+        if self._watcher.degraded:
+            print(f"looopctl: {self._watcher.degraded}", file=sys.stderr)
+            return
         loop = asyncio.get_running_loop()
         loop.add_reader(self._watcher.fileno(), self._changed)
         stack.callback(loop.remove_reader, self._watcher.fileno())
@@ -79,9 +82,16 @@ class _Turnstile:
                 if not self._managers:
                     raise
                 # the bus went while we wait: the connection comes back by itself and wakes us then
-            await self._woken.wait()
+            await self._wake()
             if self._error:
                 raise self._error
+
+    async def _wake(self) -> None:
+        """Without inotify the lease is looked at every few seconds; its holder's end is still a signal."""
+        try:
+            await asyncio.wait_for(self._woken.wait(), LOOK_AGAIN_S if self._watcher.degraded else None)
+        except asyncio.TimeoutError:
+            pass
 
     async def _listen(self, who: Holder) -> bool:
         """Be woken by the holder's unit; False when that was so already."""
