@@ -12,12 +12,17 @@ Do not guess and do not end the session. Ask, and wait for the answer where you 
     answer=$(looopctl ask --prompt 'One clear question' --options 'first,second' --reference reports/{id}.md)
 
 The call blocks until the human has answered, minutes or days, and prints exactly the answer. `--options` and
-`--reference` (a file that holds what they need to decide) are optional. One question per ask. Never send desktop
-notifications or mail: the ask is the notification.
+`--reference` (a file that holds what they need to decide) are optional. One question per ask. If your tool ends the
+call too early, run the very same command again: it takes up the same question. Never send desktop notifications or
+mail: the ask is the notification.
+- `--expires 2h --default first`: after that time you go on with the default. Only where it is safe either way.
+- `--escalate-after 30min`: the human is reminded after that, and again. Only where waiting does harm.
+- `--json`: prints `{"id", "answer", "by", "state", "tells"}`; `by` is `default` when nobody answered in time, and the
+  messages in `tells` count as read.
 
 ## Steering
 Between major steps, and before anything risky or hard to undo, run `looopctl told`. It prints messages the human
-left for you, or nothing. They overrule the task.
+left for you, or nothing. They overrule the task. `ask` shows them too, on standard error, until `told` has.
 
 ## Shared things
 Lease something only when the task says so: `looopctl claim NAME` before you touch it. A non-zero exit means that
@@ -41,6 +46,12 @@ while an ask is open.
 """
 
 _RULE = "\n---\n\n"
+
+
+def task(text: str) -> str:
+    """The task in a prompt file that `brief` made; a file without the rule is all task."""
+    _, rule, after = text.partition(_RULE)
+    return after if rule else text
 
 
 def brief(worker_id: str, prompt: str) -> str:

@@ -119,6 +119,7 @@ def plan(paths: Paths, config: Config, brief: Brief, now: Stamp) -> tuple[record
         source=brief.source,
         run=brief.run,
         stop_timeout=max(1, limits["stop_timeout"]),
+        limits=dict(brief.limits),
     )
     return meta, _properties(meta, limits)
 

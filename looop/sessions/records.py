@@ -8,7 +8,8 @@ import contextlib
 import fcntl
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Meta:
     rows: int = 24
     cols: int = 80
     stop_timeout: int = 10
+    limits: Mapping[str, Any] = field(default_factory=dict)  # those that were given for this worker alone
 
     def to_json(self) -> dict[str, Any]:
         return {"v": 1, **asdict(self), "started": self.started.to_json()}
@@ -55,6 +57,7 @@ class Meta:
             rows=get_int(obj, "rows", 24),
             cols=get_int(obj, "cols", 80),
             stop_timeout=get_int(obj, "stop_timeout", 10),
+            limits=get_object(obj, "limits", {}),
         )
 
 
