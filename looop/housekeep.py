@@ -77,6 +77,7 @@ def prune(s: Services, live: dict[str, str], judge: claims.Judge) -> list[str]:
     paths, config, now = s.paths, s.config, s.clock()
     parts: list[Callable[[], Any]] = [
         lambda: fleet.prune(paths, config, live, now),
+        lambda: expire(paths, judge, now),
         lambda: mailbox.prune(paths, config.answered_ttl, now.wall),
         lambda: tells.drop_stale(paths, judge, now.wall),
         lambda: tells.prune(paths, config.answered_ttl, now.wall),
@@ -89,6 +90,14 @@ def prune(s: Services, live: dict[str, str], judge: claims.Judge) -> list[str]:
         except (StateError, TryAgain) as error:
             problems.append(str(error))
     return problems
+
+
+def expire(paths: Paths, judge: claims.Judge, now: Stamp) -> None:
+    """Answer what is due with its default, where the asker itself does not: it is stopped, or hangs."""
+    for ask in mailbox.expire_due(paths, judge, now):
+        from looop import notifications
+
+        notifications.expired(paths, ask)
 
 
 # -- sense
@@ -112,8 +121,8 @@ async def sense(s: Services, sessions: list[fleet.Session], judge: claims.Judge)
     for problem in await schedules.arm(s.live, paths, now):
         s.notices.note("state_degraded", problem)
     mend(s)
-    leases, open_asks = claims.listing(paths), mailbox.pending(paths)
-    broken = [x.problem for x in sessions] + [c.broken for c in leases] + [a.broken for a in open_asks]
+    leases, open_asks = claims.listing(paths), mailbox.open_asks(paths)
+    broken = [x.problem for x in sessions] + [c.broken for c in leases] + [a.broken or a.trouble for a in open_asks]
     for problem in (*broken, *tells.pending(paths)[1]):
         if problem:
             s.notices.note("state_degraded", problem)
@@ -122,8 +131,7 @@ async def sense(s: Services, sessions: list[fleet.Session], judge: claims.Judge)
     publish(s, "claims", probes.claims(listed, now))
     publish(s, "goals", probes.goals(store.names(paths.goals, ".md"), policy.activity(paths), now))
     publish(s, "schedules", probes.schedules(schedules.readings(paths, now)))
-    asks = [{"id": a.id, "worker": a.worker, "ts": a.ts, "state": mailbox.state(a, judge)} for a in open_asks]
-    publish(s, "asks", probes.asks(asks, now))
+    publish(s, "asks", probes.asks(mailbox.rows(open_asks, judge, now.wall), now))
     journal.emit("sense_done")
 
 

@@ -73,14 +73,16 @@ def schedules(readings: Mapping[str, tuple[Any, Blob]]) -> Blob:
 
 
 def asks(rows: Iterable[Mapping[str, Any]], now: Stamp) -> Blob:
-    """Open asks: rows of {id, worker, ts, state}, where state is live or stranded.
+    """Open asks: rows of {id, worker, ts, state, answer}. `pending` are those without an answer, stranded ones too.
 
-    With a state that is unknown, use `publish_unknown`: an ask must not seem to come back to life.
+    One that is answered but not delivered is in neither list: delivery, a moment later, then wakes nobody.
     """
     rows = sorted(rows, key=lambda row: (row["ts"], str(row["id"])))
-    pending = [row["id"] for row in rows]
+    pending = [row["id"] for row in rows if row.get("answer") is None]
     stranded = [row["id"] for row in rows if row["state"] == "stranded"]
-    detail = {str(row["id"]): {"worker": row["worker"], "age_s": _age(now, row["ts"])} for row in rows}
+    detail = {
+        str(row["id"]): {"worker": row["worker"], "age_s": _age(now, row["ts"]), "state": row["state"]} for row in rows
+    }
     return {"signal": {"pending": pending, "stranded": stranded}, "detail": detail}
 
 

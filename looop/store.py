@@ -14,7 +14,7 @@ import os
 import select
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -258,32 +258,101 @@ def _is_utf8(name: str) -> bool:
     return not any("\udc80" <= char <= "\udcff" for char in name)  # how undecodable bytes are shown (PEP 383)
 
 
-def _ledger(path: Path) -> dict[str, int]:
+def _numbers(found: Mapping[str, Any]) -> dict[str, int]:
+    return {stem: n for stem, n in found.items() if isinstance(n, int) and not isinstance(n, bool)}
+
+
+def _highest(folder: Path) -> dict[str, int]:
+    """The highest n of the STEM-n.json in a folder, by stem."""
+    found: dict[str, int] = {}
+    for name in names(folder, ".json"):
+        stem, _, n = name.rpartition("-")
+        if n.isascii() and n.isdigit():
+            found[stem] = max(found.get(stem, 0), int(n))
+    return found
+
+
+def mend_numbers(ledger: Path, archive: Path) -> str:
+    """Make a missing or damaged ledger of used-up numbers anew from the names in `archive`; a sentence about damage.
+
+    To be called under the lock of these records before their numbers are used. Raises StateError.
+    """
+    known: dict[str, int] = {}
+    problem = ""
     try:
-        return {stem: n for stem, n in (read_json(path) or {}).items() if isinstance(n, int)}
-    except StateError:
-        return {}  # only ids removed earlier are forgotten, and the next removal mends the file
+        found = read_json(ledger)
+        known = _numbers(found or {})
+        if found is not None and len(known) == len(found):
+            return ""
+        if found is not None:
+            problem = f"cannot use {ledger}: not all in it are numbers"
+    except StateError as error:
+        problem = error.message
+    for stem, n in _highest(archive).items():
+        known[stem] = max(known.get(stem, 0), n)
+    if problem:
+        set_aside(ledger)
+    if problem or known:
+        write_json(ledger, known)
+    return f"{problem}; made anew from the files there are" if problem else ""
 
 
-def next_number(stem: str, folders: Iterable[Path], ledger: Path) -> int:
-    """1 + the highest n of any STEM-n.json there is or, by `ledger`, there ever was. Raises StateError."""
-    highest = _ledger(ledger).get(stem, 0)
+def next_number(stem: str, folders: Iterable[Path], ledger: Path, archive: Path) -> int:
+    """1 + the highest n of any STEM-n.json there is or, by `ledger`, there ever was. Raises StateError.
+
+    `archive` may hold many and is not listed: what is in it is in the ledger too (`mend_numbers`, `retire_numbers`).
+    """
+    highest = _numbers(read_json(ledger) or {}).get(stem, 0)
     for folder in folders:
-        for name in names(folder, ".json"):
-            base, _, n = name.rpartition("-")
-            if base == stem and n.isascii() and n.isdigit():
-                highest = max(highest, int(n))
+        highest = max(highest, _highest(folder).get(stem, 0))
+    while os.path.lexists(archive / f"{stem}-{highest + 1}.json"):  # the ledger is older than a power cut
+        highest += 1
     return highest + 1
 
 
-def retire_numbers(ledger: Path, ids: Iterable[str]) -> None:
-    """Note in `ledger` that these STEM-n ids are used up; called before their files are removed."""
-    known = _ledger(ledger)
-    before = dict(known)
+def retire_numbers(ledger: Path, ids: Iterable[str], durable: bool = True) -> None:
+    """Note in `ledger` that these STEM-n ids are used up. `durable` when their files are to be removed for good."""
+    before = _numbers(read_json(ledger) or {})
+    known = dict(before)
     for stem, _, n in (name.rpartition("-") for name in ids):
         known[stem] = max(known.get(stem, 0), int(n))
-    if known != before:
+    if durable:
         write_json(ledger, known)
+    elif known != before:
+        write_changed(ledger, dump_json(known).encode())
+
+
+def older(folder: Path, suffix: str, limit: float) -> list[str]:
+    """Stems of the regular files in `folder` that end in `suffix` and were written before `limit`. Opens none."""
+    found = []
+    for name in names(folder, suffix):
+        with contextlib.suppress(FileNotFoundError):
+            status = (folder / (name + suffix)).lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_mtime < limit:
+                found.append(name)
+    return found
+
+
+def latest(folder: Path, suffix: str, count: int) -> list[str]:
+    """Stems of the `count` files in `folder` that were written last, oldest first; 0 = all. Opens none."""
+    times = []
+    for name in names(folder, suffix):
+        with contextlib.suppress(FileNotFoundError):
+            times.append(((folder / (name + suffix)).lstat().st_mtime, name))
+    return [name for _, name in sorted(times)[-count:]]
+
+
+def due(note: Path, now: float, every: float) -> bool:
+    """True at most once in `every` seconds, which is noted in `note`. Raises StateError."""
+    try:
+        last = (read_json(note) or {}).get("at")
+    except StateError:
+        set_aside(note)
+        last = None
+    if isinstance(last, (int, float)) and 0 <= now - last < every:
+        return False
+    write_changed(note, dump_json({"at": now}).encode())
+    return True
 
 
 def keep_history(path: Path, folder: Path, keep: int) -> None:

@@ -1,10 +1,12 @@
 """Messages to a worker: tells/WORKER-N.json, addressed to one unit invocation, read by the `told` verb.
 
-A message reaches the generation it was sent to or nobody. It leaves tells/ only after its reader has flushed it,
-under tells/.lock: exactly one of two racing readers gets it, and one that dies while printing loses nothing. What
-was read or dropped is kept in tells/consumed/ with the reason until it is pruned.
+A message reaches the generation it was sent to or nobody. It leaves tells/ only after its reader has flushed it, so
+one that dies while printing loses nothing; exactly one of two racing readers of a worker gets it. A reader that hangs
+with its messages half printed holds up other readers of that worker only: senders and the beat take another lock.
+What was read or dropped is kept in tells/consumed/ with the reason until it is pruned.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from looop.systemd.names import worker_unit
 Judge: TypeAlias = Callable[[Holder], bool]
 
 VERSION = 1
+READER_S = 5.0  # patience with another reader
+PRUNE_EVERY_S = 3600.0  # the archive is looked through at most so often
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,16 @@ def _ledger(paths: Paths) -> Path:
     return paths.tells / ".numbers.json"
 
 
-def _lock(paths: Paths) -> Any:
+def _lock(paths: Paths, timeout: float = 10.0) -> Any:
     _consumed(paths).mkdir(mode=0o700, parents=True, exist_ok=True)
-    return store.lock(paths.tells / ".lock")
+    return store.lock(paths.tells / ".lock", timeout)
+
+
+def _reading(paths: Paths, worker: str) -> Any:
+    """Held while a worker's messages are printed."""
+    lock = paths.reading(worker)
+    lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return store.lock(lock, timeout=READER_S)
 
 
 def _read(paths: Paths, tell_id: str) -> Tell | None:
@@ -99,7 +110,8 @@ def send(paths: Paths, worker: str, invocation: str | None, text: str, now: Stam
     if not text.strip() or "\0" in text:
         raise UsageError("cannot use an empty message, or one with a NUL character in it")
     with _lock(paths):
-        n = store.next_number(worker, (paths.tells, _consumed(paths)), _ledger(paths))
+        _mend(paths)
+        n = store.next_number(worker, (paths.tells,), _ledger(paths), _consumed(paths))
         holder = Holder(worker_unit(worker), "user", invocation, now.boot)
         message = Tell(f"{worker}-{n}", worker, text.strip(), now.wall, holder)
         if not store.create(paths.tells / f"{message.id}.json", store.dump_json(message.to_json())):
@@ -112,13 +124,15 @@ def send(paths: Paths, worker: str, invocation: str | None, text: str, now: Stam
 def told(paths: Paths, worker: str, holder: Holder, now: float) -> Iterator[list[Tell]]:
     """The messages for this generation; consumed when the block ends without an exception.
 
-    Messages to other generations of the worker are dropped: the caller is the living one.
+    Messages to other generations of the worker are dropped: the caller is the living one. Raises TryAgain while
+    another reader of them is not done.
     """
-    with _lock(paths):
+    with _reading(paths, worker):
         found, _ = pending(paths, worker)
         yield [message for message in found if message.holder == holder]
-        for message in found:
-            _consume(paths, message, "read" if message.holder == holder else "stale", now)
+        with _lock(paths):
+            for message in found:
+                _consume(paths, message, "read" if message.holder == holder else "stale", now)
 
 
 def drop_stale(paths: Paths, judge: Judge, now: float) -> list[Tell]:
@@ -138,6 +152,9 @@ def drop_stale(paths: Paths, judge: Judge, now: float) -> list[Tell]:
 
 def _consume(paths: Paths, message: Tell, reason: str, now: float) -> None:
     """Archive, then remove: interrupted in between, the message is seen twice rather than never."""
+    if not os.path.lexists(paths.tells / f"{message.id}.json"):
+        return  # dropped while it was printed: its reader's generation has ended
+    store.retire_numbers(_ledger(paths), [message.id], durable=False)
     record = {**message.to_json(), "consumed": {"reason": reason, "ts": round(now, 3)}}
     store.write_json(_consumed(paths) / f"{message.id}.json", record)
     store.remove(paths.tells / f"{message.id}.json")
@@ -147,7 +164,10 @@ def prune(paths: Paths, ttl: float, now: float) -> list[str]:
     """Remove archived messages older than `ttl` seconds; returns their ids."""
     folder = _consumed(paths)
     with _lock(paths):
-        old = [name for name in store.names(folder, ".json") if _consumed_before(folder / f"{name}.json", now - ttl)]
+        _mend(paths)
+        if not store.due(folder / ".pruned.json", now, min(PRUNE_EVERY_S, ttl / 10)):
+            return []
+        old = [name for name in store.older(folder, ".json", now - ttl) if _is_id(name)]
         if old:
             store.retire_numbers(_ledger(paths), old)
         for name in old:
@@ -155,9 +175,17 @@ def prune(paths: Paths, ttl: float, now: float) -> list[str]:
     return old
 
 
-def _consumed_before(path: Path, limit: float) -> bool:
-    stem, _, n = path.stem.rpartition("-")
-    return bool(stem) and n.isascii() and n.isdigit() and path.is_file() and path.lstat().st_mtime < limit
+def _is_id(name: str) -> bool:
+    stem, _, n = name.rpartition("-")
+    return bool(stem) and n.isascii() and n.isdigit()
+
+
+def _mend(paths: Paths) -> None:
+    problem = store.mend_numbers(_ledger(paths), _consumed(paths))
+    if problem:
+        from looop.systemd import journal
+
+        journal.emit("state_degraded", text=problem)
 
 
 def _emit(event: str, message: Tell) -> None:

@@ -70,10 +70,13 @@ def journal_tail(paths: Paths, lines: int = JOURNAL_LINES) -> tuple[str, ...]:
 
 
 def asked(paths: Paths, judge: Judge) -> tuple[Asked, ...]:
-    """The open questions, each live, stranded or unknown."""
+    """The open questions, each pending, answered, stranded or unknown."""
     return tuple(
-        Asked(a.id, a.worker, a.prompt, mailbox.state(a, judge), a.ts, a.reference, a.options)
-        for a in mailbox.pending(paths)
+        Asked(
+            a.id, a.worker, a.prompt, mailbox.state(a, judge), a.ts, a.reference, a.options,
+            a.answer.text if a.answer else "",
+        )  # fmt: skip
+        for a in mailbox.open_asks(paths)
         if not a.broken
     )
 

@@ -211,7 +211,7 @@ def _text_diff(old: str, new: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Asked:
-    """An open question to the human. `state` is "live", "stranded" or "unknown"."""
+    """An open question to the human. `state` is "pending", "answered", "stranded" or "unknown"."""
 
     id: str
     worker: str
@@ -220,6 +220,7 @@ class Asked:
     ts: float
     reference: str = ""
     options: tuple[str, ...] = ()
+    answer: str = ""
 
 
 @dataclass(frozen=True)
@@ -324,6 +325,7 @@ def _ask_json(ask: Asked, now: Stamp) -> dict[str, Any]:
         "prompt": ask.prompt,
         "reference": ask.reference,
         "options": list(ask.options),
+        "answer": ask.answer or None,
         "age_s": max(0, int(now.wall - ask.ts)),
     }
 

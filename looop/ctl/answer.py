@@ -1,81 +1,98 @@
-"""`looopctl answer` and `asks`: the human's side of a question."""
+"""`looopctl answer`: the human's side of a question, and what became of the words.
+
+An answer counts once its asker has read it, so this waits a moment for that. One that came too late for its asker
+is kept and can start the work again.
+"""
 
 import argparse
 import sys
-from typing import Any
+import time
+from pathlib import Path
 
 from looop import audit, claims, clock, mailbox
-from looop.ctl.command import Command, Context, Parser, add_body, add_json, age, body, print_json, printable
-from looop.errors import ExitCode
+from looop.ctl.command import Command, Context, Parser, add_body, add_json, body, print_json, printable
+from looop.errors import ExitCode, Refused
 from looop.mailbox import Ask
+from looop.paths import Paths
 from looop.systemd.manager import Manager
+from looop.watch import Watcher
+
+DELIVERY_S = 1.0
 
 
-def _configure_answer(parser: Parser) -> None:
+def _configure(parser: Parser) -> None:
     parser.add_argument("ask", metavar="ASK", help="the id that `looopctl asks` shows")
     add_body(parser, "the answer")
-    parser.add_argument("--force", action="store_true", help="replace an answer that is there")
+    parser.add_argument("--force", action="store_true", help="replace an answer that is there and was not read yet")
+    parser.add_argument("--no-wait", action="store_true", help="do not wait a moment to see the answer delivered")
+    again = "the asker is gone: start a new worker of its id with the answer; without TEXT, with the answer there is"
+    parser.add_argument("--redispatch", action="store_true", help=again)
     add_json(parser)
 
 
-def _run_answer(args: argparse.Namespace, context: Context) -> int:
+def _run(args: argparse.Namespace, context: Context) -> int:
     mailbox.split(args.ask)
+    if args.redispatch:
+        from looop.ctl.redispatch import redispatch
+
+        ask = redispatch(context, args.ask, lambda: _text(args), bool(args.body), args.force)
+        return _report(args, ask, "redispatched")
+    paths = context.paths
+    text = _text(args)
+    folder = _watched(paths)
+    with Watcher(folder, fallback=True) as watcher:  # before the answer is there, so that no delivery is missed
+        ask = mailbox.answer(paths, args.ask, text, clock.now().wall, args.force)
+        audit.line(paths, context.config, f"answered {ask.id} · {text}", "", clock.now())
+        if _fate(ask) == "answered" and not args.no_wait:
+            _await_delivery(folder / f"{ask.id}.json", watcher)
+    found = mailbox.find(paths, ask.id) or ask
+    if found.end and found.answer and found.answer.text != text:
+        raise Refused(f"cannot answer {ask.id}: {ask.worker} has read an earlier answer: {found.answer.text[:200]!r}")
+    return _report(args, found if found.answer else ask, _fate(found))
+
+
+def _text(args: argparse.Namespace) -> str:
     text = body(args.body)
-    if args.body in ([], ["-"]):
-        text = text.rstrip()
-    ask = mailbox.answer(context.paths, args.ask, text, clock.now().wall, args.force)
-    audit.line(context.paths, context.config, f"answered {ask.id} · {text}", "", clock.now())
+    return text.rstrip() if args.body in ([], ["-"]) else text
+
+
+def _watched(paths: Paths) -> Path:
+    """An ask leaves asks/ when its answer is delivered."""
+    paths.asks.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return paths.asks
+
+
+def _await_delivery(ask: Path, watcher: Watcher) -> None:
+    deadline = time.monotonic() + DELIVERY_S
+    while ask.exists() and watcher.wait(max(0.0, deadline - time.monotonic())):
+        pass
+
+
+def _fate(ask: Ask) -> str:
     with Manager("user") as user, Manager("system") as system:
-        state = mailbox.state(ask, claims.judge(user, system))
-    if state == "stranded":
-        print(f"looopctl: who asked {ask.id} is gone: the answer is recorded, but nobody will read it", file=sys.stderr)
+        return mailbox.state(ask, claims.judge(user, system))
+
+
+def _report(args: argparse.Namespace, ask: Ask, state: str) -> int:
+    text = ask.answer.text if ask.answer else ""
     if args.json:
         print_json({"id": ask.id, "answer": text, "state": state})
     else:
         print(f"{ask.id}: {printable(text)}")
+        print(_WORDS.get(state, _WORDS["answered"]).replace("WORKER", ask.worker))
+    if state == "stranded":
+        print(
+            f"looopctl: {ask.worker} was gone before it got an answer, so nobody will act on this one "
+            f"(`looopctl answer {ask.id} --redispatch` starts it again with the answer)", file=sys.stderr,
+        )  # fmt: skip
     return ExitCode.DONE
 
 
-def _configure_asks(parser: Parser) -> None:
-    parser.add_argument("-a", "--all", action="store_true", help="answered ones too")
-    add_json(parser)
+_WORDS = {
+    "delivered": "delivered",
+    "answered": "recorded; WORKER has not read it yet",
+    "stranded": "recorded; WORKER is gone",
+    "redispatched": "WORKER is started again with it",
+}
 
-
-def _run_asks(args: argparse.Namespace, context: Context) -> int:
-    now = clock.now().wall
-    open_asks = mailbox.pending(context.paths)
-    is_open = {ask.id for ask in open_asks}
-    asks = mailbox.every(context.paths) if args.all else open_asks
-    with Manager("user") as user, Manager("system") as system:
-        judge = claims.one_look(user, system, [ask.holder for ask in open_asks if ask.holder])
-    rows = [(ask, mailbox.state(ask, judge) if ask.id in is_open else "answered") for ask in asks]
-    if args.json:
-        print_json([_row(ask, state, now) for ask, state in rows])
-    else:
-        for ask, state in rows:
-            _show(ask, state, now)
-    return ExitCode.DONE
-
-
-def _row(ask: Ask, state: str, now: float) -> dict[str, Any]:
-    record = {**ask.to_json(), "age_s": round(max(0.0, now - ask.ts), 1), "state": state, "error": ask.broken or None}
-    del record["v"]
-    return record
-
-
-def _show(ask: Ask, state: str, now: float) -> None:
-    if ask.broken:
-        print(f"{ask.id}  broken: {printable(ask.broken)}")
-        return
-    head, *more = ask.prompt.strip().splitlines()
-    print(f"{ask.id}  {age(max(0.0, now - ask.ts))}  {state}  {printable(head)}")
-    for line in more:
-        print(f"    {printable(line)}")
-    if ask.reference:
-        print(f"    ref: {printable(ask.reference)}")
-    if ask.options:
-        print(f"    options: {' | '.join(printable(option) for option in ask.options)}")
-
-
-command_answer = Command(_configure_answer, _run_answer)
-command_asks = Command(_configure_asks, _run_asks)
+command = Command(_configure, _run)

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from looop.ctl import main
 from looop.errors import Refused, StateError, Unavailable, UsageError
 from looop.mailbox import Answer, Ask
 from looop.paths import Paths
+from looop.systemd import journal
 from looop.systemd.identity import Holder
 from looop.systemd.names import worker_unit
 from looop.watch import Watcher
@@ -37,6 +38,17 @@ def live(who: Holder) -> bool:
 
 def dead(who: Holder) -> bool:
     return False
+
+
+def delivered(paths: Paths, ask_id: str, text: str = "yes", now: float = NOW) -> None:
+    """Answered, and read by whoever asked."""
+    asked = mailbox.answer(paths, ask_id, text, now)
+    assert asked.answer
+    mailbox.deliver(paths, asked, asked.answer, now)
+
+
+def back_date(paths: Paths, ask_id: str, when: float) -> None:
+    os.utime(paths.asks_done / f"{ask_id}.json", (when, when))
 
 
 def unknown(who: Holder) -> bool:
@@ -72,16 +84,19 @@ def test_an_ask_is_recorded_with_who_asked(paths: Paths, events: list[str]) -> N
 
 def test_numbers_count_up_and_are_never_used_again(paths: Paths) -> None:
     assert [ask(paths, prompt=str(n)).id for n in range(3)] == ["w-1", "w-2", "w-3"]
-    assert mailbox.withdraw(paths, "w-3") is None
+    assert mailbox.withdraw(paths, "w-3", NOW) is None
     assert ask(paths).id == "w-4"
     mailbox.answer(paths, "w-4", "yes", NOW)
     (paths.asks / "w-4.json").unlink()
     assert ask(paths).id == "w-5"
-    mailbox.answer(paths, "w-5", "yes", NOW)
-    assert mailbox.prune(paths, 10, NOW + 11) == ["w-4", "w-5"]
+    delivered(paths, "w-5")
     assert ask(paths).id == "w-6"
-    assert ask(paths, "w-6").id == "w-6-1"
+    for ask_id in ("w-3", "w-5"):
+        back_date(paths, ask_id, NOW)
+    assert mailbox.prune(paths, 10, NOW + 11) == ["w-4", "w-3", "w-5"]
     assert ask(paths).id == "w-7"
+    assert ask(paths, "w-6").id == "w-6-1"
+    assert ask(paths).id == "w-8"
 
 
 def test_older_asks_come_first_and_2_before_10(paths: Paths) -> None:
@@ -96,8 +111,9 @@ def test_a_killed_ask_is_taken_up_again_by_the_same_question(paths: Paths) -> No
     assert ask(paths, who=holder("w"), now=NOW + 60) == first
     assert ask(paths, who=holder("w"), prompt="Other?").id == "w-2"
     mailbox.answer(paths, "w-1", "yes", NOW)
-    assert ask(paths, who=holder("w")) == first  # answered, but nobody was there to read it
-    mailbox.deliver(paths, "w-1")
+    again = ask(paths, who=holder("w"))
+    assert again.id == "w-1" and again.answer == Answer("yes", NOW)  # but nobody was there to read it
+    mailbox.deliver(paths, first, Answer("yes", NOW), NOW)
     assert ask(paths, who=holder("w")).id == "w-3"
 
 
@@ -122,7 +138,7 @@ def test_a_bad_ask_id_is_refused(paths: Paths, ask_id: str) -> None:
     with pytest.raises(UsageError):
         mailbox.answer(paths, ask_id, "yes", NOW)
     with pytest.raises(UsageError):
-        mailbox.read(paths, ask_id)
+        mailbox.find(paths, ask_id)
 
 
 def test_the_longest_worker_name_can_ask(paths: Paths) -> None:
@@ -190,34 +206,279 @@ def test_a_corrupt_answer_keeps_the_ask_open_and_force_mends_it(paths: Paths) ->
 def test_an_ask_is_answered_or_withdrawn_never_both(paths: Paths) -> None:
     ask(paths)
     mailbox.answer(paths, "w-1", "yes", NOW)
-    assert mailbox.withdraw(paths, "w-1") == Answer("yes", NOW)
+    assert mailbox.withdraw(paths, "w-1", NOW) == Answer("yes", NOW)
     ask(paths, prompt="Again?")
-    assert mailbox.withdraw(paths, "w-2") is None
+    assert mailbox.withdraw(paths, "w-2", NOW) is None
     with pytest.raises(Refused):
         mailbox.answer(paths, "w-2", "yes", NOW)
 
 
-def test_pruning_never_opens_an_answered_ask_again(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask(paths)
+@pytest.mark.parametrize("step", range(4))
+def test_interrupted_archiving_never_opens_an_answered_ask_again(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    first = ask(paths)
     ask(paths, prompt="Open?")
     mailbox.answer(paths, "w-1", "yes", NOW)
-    assert mailbox.prune(paths, 10, NOW + 5) == []
-    removed: list[str] = []
+    done: list[str] = []
 
-    def stop_after_one(path: Path) -> bool:
-        if removed:
-            raise StateError("cannot remove: interrupted")
-        removed.append(path.parent.name)
-        path.unlink()
+    def stop_before_step(path: Path, *rest: object) -> bool:
+        if len(done) == step:
+            raise StateError("cannot go on: interrupted")
+        done.append(str(path))
+        originals[path.suffix if rest else "remove"](path, *rest)
         return True
 
+    originals: dict[str, Callable[..., object]] = {"remove": store.remove, ".json": store.write_json}
     with monkeypatch.context() as patch:
-        patch.setattr(store, "remove", stop_after_one)
-        with pytest.raises(StateError):
-            mailbox.prune(paths, 10, NOW + 11)
-    assert [a.id for a in mailbox.pending(paths)] == ["w-2"]
+        for name in ("remove", "write_json"):
+            patch.setattr(store, name, stop_before_step)
+        if step < 3:
+            with pytest.raises(StateError):
+                mailbox.deliver(paths, first, Answer("yes", NOW), NOW)
+        else:
+            mailbox.deliver(paths, first, Answer("yes", NOW), NOW)
+    assert len(done) == step and [a.id for a in mailbox.pending(paths)] == ["w-2"]
+    found = mailbox.find(paths, "w-1")
+    assert found and found.answer == Answer("yes", NOW) and found.end == ("delivered" if step else "")
+    mailbox.prune(paths, 10, NOW + 11)
+    assert [a.id for a in mailbox.open_asks(paths)] == ["w-2"] and store.names(paths.answers, ".json") == []
+    found = mailbox.find(paths, "w-1")
+    assert found and found.end == ("delivered" if step else "answered")
+
+
+# -- delivery and the archive
+
+
+def test_what_is_delivered_leaves_both_folders_for_one_record(paths: Paths, events: list[str]) -> None:
+    asked = mailbox.raise_ask(paths, "w", "Deploy?", NOW, reference="r", options=("a", "b"), holder=holder("w"))
+    delivered(paths, "w-1", now=NOW + 5)
+    assert not store.names(paths.asks, ".json") and not store.names(paths.answers, ".json")
+    assert json.loads((paths.asks_done / "w-1.json").read_text()) == {
+        **asked.to_json(), "answer": "yes", "answered": NOW + 5, "by": "human", "end": "delivered", "ended": NOW + 5,
+    }  # fmt: skip
+    assert mailbox.open_asks(paths) == []
+    found = mailbox.find(paths, "w-1")
+    assert found and mailbox.state(found, unknown) == "delivered" and found.answer == Answer("yes", NOW + 5)
+    assert events[-1] == "ask_delivered w-1"
+    mailbox.deliver(paths, asked, Answer("yes", NOW), NOW)
+    assert events.count("ask_delivered w-1") == 1
+
+
+def test_too_late_an_answer_is_told_what_was_said(paths: Paths) -> None:
+    ask(paths)
+    ask(paths, prompt="Again?")
+    delivered(paths, "w-1")
+    for force in (False, True):
+        with pytest.raises(Refused, match="already answered: 'yes', and w has read it"):
+            mailbox.answer(paths, "w-1", "no", NOW, force)
+    mailbox.withdraw(paths, "w-2", NOW)
+    with pytest.raises(Refused, match="it was withdrawn"):
+        mailbox.answer(paths, "w-2", "no", NOW, True)
+
+
+def test_what_is_archived_is_what_was_read(paths: Paths) -> None:
+    asked = ask(paths)
+    mailbox.answer(paths, "w-1", "yes", NOW)
+    mailbox.answer(paths, "w-1", "no", NOW, force=True)  # after the asker had printed "yes"
+    mailbox.deliver(paths, asked, Answer("yes", NOW), NOW)
+    found = mailbox.find(paths, "w-1")
+    assert found and found.answer == Answer("yes", NOW)
+
+
+def test_an_answer_nobody_comes_for_is_archived_after_its_time(paths: Paths) -> None:
+    ask(paths, who=holder("w"))
+    mailbox.answer(paths, "w-1", "yes", NOW)
+    assert mailbox.prune(paths, 10, NOW + 5) == []
+    assert [a.id for a in mailbox.open_asks(paths)] == ["w-1"] and mailbox.pending(paths) == []
     assert mailbox.prune(paths, 10, NOW + 11) == ["w-1"]
-    assert store.names(paths.answers, ".json") == []
+    found = mailbox.find(paths, "w-1")
+    assert found and (found.end, found.ended) == ("answered", NOW + 11)
+    mailbox.deliver(paths, found, Answer("yes", NOW), NOW + 12)  # a slow asker, after all
+    found = mailbox.find(paths, "w-1")
+    assert found and found.end == "delivered"
+
+
+def test_the_archive_is_pruned_by_its_own_age(paths: Paths) -> None:
+    for n in range(1, 4):
+        ask(paths)
+        delivered(paths, f"w-{n}")
+        back_date(paths, f"w-{n}", NOW + n)
+    (paths.asks_done / "notes.json").write_text("{}")
+    os.utime(paths.asks_done / "notes.json", (0, 0))
+    assert mailbox.prune(paths, 10, NOW + 12.5) == ["w-1", "w-2"]
+    assert mailbox.prune(paths, 10, NOW + 13.4) == []  # not every beat looks through the archive
+    assert mailbox.prune(paths, 10, NOW + 14) == ["w-3"]
+    assert store.names(paths.asks_done, ".json") == ["notes"]
+    assert ask(paths).id == "w-4"
+
+
+def test_the_layouts_before_are_taken_over(paths: Paths) -> None:
+    old = {"id": "u-1", "worker": "u", "prompt": "?", "ts": NOW}  # upstream's: no holder, stays a pair
+    (paths.asks / "u-1.json").write_text(json.dumps(old))
+    (paths.answers / "u-1.json").write_text(json.dumps({"answer": "yes", "ts": NOW}))
+    ours = {**old, "id": "w-1", "worker": "w", **holder("w").to_json()}
+    (paths.asks / "w-1.json").write_text(json.dumps({**ours, "delivered": True}))
+    (paths.answers / "w-1.json").write_text(json.dumps({"answer": "yes", "ts": NOW}))
+    (paths.asks / "w-2.json").write_text(json.dumps({**ours, "id": "w-2"}))
+    (paths.answers / "w-2.json").write_text(json.dumps({"answer": "no", "ts": NOW}))
+    assert [(a.id, mailbox.state(a, live)) for a in mailbox.open_asks(paths)] == [
+        ("u-1", "answered"), ("w-2", "answered"),
+    ]  # fmt: skip
+    assert mailbox.pending(paths) == [] and ask(paths).id == "w-3"
+    assert mailbox.prune(paths, 86400, NOW + 60) == ["w-1"]
+    assert mailbox.prune(paths, 86400, NOW + 3700) == ["u-1"]
+    ends = {a.id: a.end for a in mailbox.history(paths, 0)}
+    assert ends == {"u-1": "answered", "w-1": "delivered", "w-2": "", "w-3": ""}
+
+
+def test_closing_ends_an_ask_without_an_answer(paths: Paths, events: list[str]) -> None:
+    ask(paths)
+    mailbox.close(paths, "w-1", "closed", NOW)
+    assert mailbox.open_asks(paths) == [] and events[-1] == "ask_withdrawn w-1"
+    found = mailbox.find(paths, "w-1")
+    assert found and mailbox.state(found, live) == "closed"
+    for ask_id, why in (("w-1", "closed already"), ("w-2", "no such ask")):
+        with pytest.raises(Refused, match=why):
+            mailbox.close(paths, ask_id, "closed", NOW)
+
+
+def test_a_broken_ask_is_put_aside_not_lost(paths: Paths) -> None:
+    asked = ask(paths)
+    (paths.asks / "w-1.json").write_text('{"half')
+    mailbox.answer(paths, "w-1", "yes", NOW)
+    mailbox.deliver(paths, asked, Answer("yes", NOW), NOW)
+    found = mailbox.find(paths, "w-1")
+    assert found and found.prompt == "Deploy?" and found.end == "delivered"
+    assert (paths.asks / "w-1.json.broken").read_text() == '{"half' and mailbox.open_asks(paths) == []
+
+
+def test_history_is_the_latest_newest_last(paths: Paths) -> None:
+    for n in range(1, 13):
+        ask(paths, now=NOW + n)
+        if n < 11:
+            delivered(paths, f"w-{n}")
+            back_date(paths, f"w-{n}", NOW + n)
+    (paths.asks_done / "w-10.json").write_text("{")
+    assert [a.id for a in mailbox.history(paths, 3)] == ["w-9", "w-11", "w-12"]
+    found = mailbox.history(paths, 0)
+    assert [a.id for a in found] == ["w-10", *(f"w-{n}" for n in range(1, 10)), "w-11", "w-12"] and found[0].broken
+
+
+def opened(call: Callable[[], object]) -> int:
+    """How many files the call opens or examines, and how many names it lists."""
+    count = 0
+    originals = {name: getattr(os, name) for name in ("open", "lstat", "stat")}
+
+    def counted(name: str) -> Callable[..., object]:
+        def wrapper(*args: object, **options: object) -> object:
+            nonlocal count
+            count += 1
+            return originals[name](*args, **options)
+
+        return wrapper
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in originals:
+            patch.setattr(os, name, counted(name))
+        listed = os.scandir
+
+        def scandir(path: object) -> object:
+            nonlocal count
+            entries = list(listed(path))  # type: ignore[call-overload]
+            count += len(entries)
+            return entries
+
+        patch.setattr(os, "scandir", scandir)
+        call()
+    return count
+
+
+def test_ten_thousand_answered_asks_cost_nothing_to_those_that_are_open(paths: Paths) -> None:
+    def work() -> None:
+        for n in range(3):
+            ask(paths, prompt=f"{n}?", who=holder("w"))
+        assert len(mailbox.open_asks(paths)) == 3
+        mailbox.waiting(paths, live, NOW)
+        mailbox.prune(paths, 86400, NOW)
+        for a in mailbox.open_asks(paths):
+            delivered(paths, a.id)
+
+    ask(paths)
+    delivered(paths, "w-1")
+    mailbox.prune(paths, 86400, NOW)
+    few = opened(work)
+    record = (paths.asks_done / "w-1.json").read_bytes()
+    for n in range(100, 10_100):
+        (paths.asks_done / f"w-{n}.json").write_bytes(record)
+    store.retire_numbers(paths.asks / ".numbers.json", ["w-10099"])
+    many = opened(work)
+    assert many <= few + 2, (few, many)
+    assert ask(paths).id == "w-10103"
+
+
+# -- expiry
+
+
+def expiring(paths: Paths, seconds: float = 60.0, who: Holder | None = None) -> Ask:
+    return mailbox.raise_ask(
+        paths, "w", "Deploy?", NOW, holder=who, expires_in=seconds, default="no", asked=stamp(), escalate_after=30.0
+    )
+
+
+def test_an_ask_says_when_it_expires_and_as_what(paths: Paths) -> None:
+    made = expiring(paths)
+    record = json.loads((paths.asks / "w-1.json").read_text())
+    assert (record["expires"], record["default"], record["escalate_after"]) == (NOW + 60, "no", 30.0)
+    assert mailbox.find(paths, "w-1") == made
+    row = mailbox.row(made, live, NOW)
+    assert (row["expires"], row["default"], row["escalate_after"]) == (NOW + 60, "no", 30.0)
+    with pytest.raises(UsageError, match="default"):
+        mailbox.raise_ask(paths, "w", "?", NOW, expires_in=1.0)
+
+
+def test_at_its_time_the_default_is_the_answer(paths: Paths, events: list[str]) -> None:
+    expiring(paths)
+    assert mailbox.expire(paths, "w-1", stamp(NOW + 59)) is None
+    done = mailbox.expire(paths, "w-1", stamp(NOW + 60))
+    assert done and done.answer == Answer("no", NOW + 60, "default") == mailbox.read_answer(paths, "w-1")
+    assert events[-1] == "ask_expired w-1"
+    assert mailbox.expire(paths, "w-1", stamp(NOW + 61)) is None
+    with pytest.raises(Refused, match="already answered: 'no', its default"):
+        mailbox.answer(paths, "w-1", "yes", NOW)
+    mailbox.deliver(paths, done, done.answer, NOW)
+    found = mailbox.find(paths, "w-1")
+    assert found and found.answer == done.answer
+
+
+def test_an_answer_in_time_is_kept(paths: Paths) -> None:
+    expiring(paths)
+    mailbox.answer(paths, "w-1", "yes", NOW)
+    assert mailbox.expire(paths, "w-1", stamp(NOW + 60)) is None
+    ask(paths, "x")
+    assert mailbox.expire(paths, "x-1", stamp(NOW + 1e9)) is None
+    expiring(paths)
+    (paths.answers / "w-2.json").write_text("{")  # somebody has answered, we cannot tell what
+    assert mailbox.expire(paths, "w-2", stamp(NOW + 60)) is None
+
+
+def test_a_clock_that_is_set_does_not_decide_for_the_human(paths: Paths) -> None:
+    expiring(paths)
+    assert mailbox.expire(paths, "w-1", Stamp(NOW + 1e6, boot_id(), NOW + 10)) is None
+    rebooted = Stamp(NOW + 61, "f" * 32, 3.0)
+    assert mailbox.expire(paths, "w-1", rebooted) is not None
+    expiring(paths)
+    assert mailbox.expire(paths, "w-2", Stamp(NOW - 1e6, boot_id(), NOW + 61)) is not None
+
+
+def test_the_beat_expires_for_the_living_only(paths: Paths) -> None:
+    expiring(paths, who=holder("w"))
+    ask(paths, "x", who=holder("x"))
+    for judge in (dead, unknown):
+        assert mailbox.expire_due(paths, judge, stamp(NOW + 61)) == []
+    assert mailbox.expire_due(paths, live, stamp(NOW + 59)) == []
+    assert [a.id for a in mailbox.expire_due(paths, live, stamp(NOW + 61))] == ["w-1"]
+    assert [a.id for a in mailbox.pending(paths)] == ["x-1"]
 
 
 # -- who waits
@@ -225,8 +486,57 @@ def test_pruning_never_opens_an_answered_ask_again(paths: Paths, monkeypatch: py
 
 def test_state(paths: Paths) -> None:
     asked = ask(paths, who=holder("w"))
-    assert [mailbox.state(asked, j) for j in (live, dead, unknown)] == ["live", "stranded", "unknown"]
-    assert mailbox.state(ask(paths, prompt="By hand?"), live) == "unknown"
+    assert [mailbox.state(asked, j) for j in (live, dead, unknown)] == ["pending", "stranded", "unknown"]
+    by_hand = ask(paths, prompt="By hand?")
+    assert mailbox.state(by_hand, live) == "unknown"
+    answered = mailbox.answer(paths, asked.id, "yes", NOW)
+    assert [mailbox.state(answered, j) for j in (live, dead, unknown)] == ["answered", "stranded", "answered"]
+    assert mailbox.state(mailbox.answer(paths, by_hand.id, "yes", NOW), live) == "answered"
+    (paths.asks / "w-1.json").write_text("{")
+    assert [mailbox.state(a, live) for a in mailbox.open_asks(paths)] == ["broken", "answered"]
+
+
+# -- numbers
+
+
+@pytest.mark.parametrize("damage", ["{", '{"w": "7"}', "a folder", "gone"])
+def test_a_damaged_ledger_is_said_once_and_made_anew(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    for n in (1, 2, 3):
+        ask(paths)
+        delivered(paths, f"w-{n}")
+        tells.send(paths, "w", "1" * 32, "hello", stamp())
+    with tells.told(paths, "w", holder("w"), NOW):
+        pass
+    ledgers = [paths.asks / ".numbers.json", paths.tells / ".numbers.json"]
+    for ledger in ledgers:
+        ledger.unlink()
+        if damage == "a folder":
+            ledger.mkdir()
+            (ledger / "inside").touch()
+        elif damage != "gone":
+            ledger.write_text(damage)
+    said: list[str] = []
+    monkeypatch.setattr(journal, "emit", lambda event, text="", **fields: said.append(f"{event}: {text}"))
+    for _ in range(2):
+        mailbox.prune(paths, 10, NOW)
+        tells.prune(paths, 10, NOW)
+    named = [all(word in line for word in ("state_degraded", str(ledger))) for ledger, line in zip(ledgers, said)]
+    assert named == ([] if damage == "gone" else [True, True]) and len(said) == len(named)
+    assert ask(paths).id == "w-4" and tells.send(paths, "w", "1" * 32, "next", stamp()).id == "w-4"
+    assert [json.loads(ledger.read_text()) for ledger in ledgers] == [{"w": 3}, {"w": 3}]
+
+
+def test_a_number_on_disk_is_not_used_again_though_the_ledger_is_older(paths: Paths) -> None:
+    ask(paths)
+    delivered(paths, "w-1")
+    before = (paths.asks / ".numbers.json").read_bytes()
+    for n in (2, 3):
+        ask(paths)
+        delivered(paths, f"w-{n}")
+    (paths.asks / ".numbers.json").write_bytes(before)
+    assert ask(paths).id == "w-4"
 
 
 def test_only_asks_of_the_present_generation_make_a_worker_wait(paths: Paths) -> None:
@@ -332,8 +642,8 @@ def test_ask_prints_exactly_the_answer(paths: Paths) -> None:
     mailbox.answer(paths, "w-1", "ja, später\n  – bitte", NOW)
     code, out, _ = ended(process)
     assert (code, out) == (0, "ja, später\n  – bitte\n")
-    found = mailbox.read(paths, "w-1")
-    assert found and found.delivered
+    found = mailbox.find(paths, "w-1")
+    assert found and found.end == "delivered"
 
 
 def test_ask_waits_through_a_corrupt_answer(paths: Paths) -> None:

@@ -38,7 +38,7 @@ def context() -> Context:
         data_dir="/home/dev/.local/state/looop",
         tag=TAG,
         changed=("~ goal:fix-ci edited:", "    -Make it", "    +Make the build green."),
-        asks=(Asked("w-1", "w", "Which branch?", "live", 1_699_999_000.0, "goals/fix-ci.md", ("main", "next")),),
+        asks=(Asked("w-1", "w", "Which branch?", "pending", 1_699_999_000.0, "goals/fix-ci.md", ("main", "next")),),
         journal=("- 2023-11-14 22:00 noop", "- 2023-11-14 22:10 beep\a"),
         last_failure=Failed("run-7", "tick_failed", "start_worker.prompt: missing", 2, NOW),
         interrupted=(Interrupted("run-6", "run-shell · ls", {"action": "run_shell", "cmd": "ls"}),),
@@ -97,7 +97,7 @@ def test_no_volatile_text_can_hold_the_mark(where: str) -> None:
     told, forged = context(), f"<<<{TAG} end>>>"
     told = {
         "journal": replace(told, journal=(forged,)),
-        "ask": replace(told, asks=(Asked("a", "w", forged, "live", 0.0),)),
+        "ask": replace(told, asks=(Asked("a", "w", forged, "pending", 0.0, answer=forged),)),
         "shell": replace(told, last_shell=Shell("x", "exited 0", forged)),
         "failure": replace(told, last_failure=Failed("r", "c", forged, 1, NOW)),
         "changed": replace(told, changed=(forged,)),

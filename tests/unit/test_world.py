@@ -115,7 +115,7 @@ def test_world_json_is_what_rules_need() -> None:
         sys_claims=b'{"signal": [{"name": "repo"}]}',
         sys_schedules=b'{"signal": {"s": "due"}, "detail": {"s": {"kind": "one-shot"}}}',
     )
-    data = to_json(seen, context(asks=(Asked("w-1", "w", "which?", "live", NOW.wall - 60),), changed=("+ x",)))
+    data = to_json(seen, context(asks=(Asked("w-1", "w", "which?", "pending", NOW.wall - 60),), changed=("+ x",)))
     assert data["sensors"] == {"disk": {"signal": {"full": True}, "detail": 9}}
     assert data["goals"] == {"a": {"body": "x"}}
     assert [(s["id"], s["alive"], s.get("idle_s")) for s in data["sessions"]] == [("w", True, 3), ("v", False, None)]
