@@ -241,6 +241,7 @@ class Paths:
         for folder in (
             self.data, self.goals, self.archive, self.sensors, self.snapshots, self.asks, self.asks_done,
             self.answers, self.tells, self.schedules, self.claims, self.reports, self.prompts, self.runs, self.sessions,
-            self.notifications, self.playbook_history, self.history, self.runtime, self.sense, self.fired, self.runtime / "sessions",
+            self.notifications, self.playbook_history, self.history, self.runtime, self.sense, self.fired,
+            self.runtime / "sessions",
         ):  # fmt: skip
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from looop.instants import LONGEST, SHORTEST_PERIOD, Memory, Record
 from looop.jsonutil import JsonError, as_object
 from looop.paths import Paths, safe_name
 from looop.systemd import journal, timespec
+from looop.systemd.manager import Manager
 
 ACCURACY_USEC = 1_000_000  # a timer's own default is a minute
 LOOKED_AT = 16  # instants of a calendar that are looked at for gaps
@@ -303,7 +304,7 @@ async def arm_one(live: Live, paths: Paths, name: str, now: Stamp) -> str:
     return ""
 
 
-def disarm(live: Live, name: str) -> None:
+def disarm(live: Manager, name: str) -> None:
     """Stop the timer, if there is one."""
     live.stop(timer(safe_name("a schedule", name)))
 
