@@ -16,20 +16,52 @@ import termios
 import time
 
 from looop.sessions import wire
-from looop.sessions.transcript import JournalLines, Transcript
+from looop.sessions.transcript import INDEX, Index, JournalLines, Transcript
 
 _IGNORED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ)
 _DRAIN_S = 2.0  # most time given, after the worker's end, to output that a leftover process keeps producing
 _CLIENT_S = 2.0  # a control client that has not sent its line by then is dropped
 _CLIENTS_MAX = 32
 _RECORD_BYTES = 4096
+_INPUT_MAX = 65536  # typed and not yet taken by the terminal; whoever types more waits
+_ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+
+
+def group_file(group: str, name: str) -> str | None:
+    """A file of a control group; None where there is none, as without its controller."""
+    for root in _ROOTS:
+        try:
+            with open(f"{root}{group}/{name}", encoding="ascii") as file:
+                return file.read()
+        except OSError:
+            continue
+    return None
+
+
+def group_number(group: str, name: str) -> int | None:
+    """The number in such a file."""
+    text = group_file(group, name)
+    return int(text) if text is not None and text.strip().isdecimal() else None
+
+
+def usage(group: str) -> dict[str, object]:
+    """What the control group has used and uses, as the kernel counts it; None is unknown."""
+    stat = (group_file(group, "cpu.stat") or "").split()[:2]
+    tasks = group_number(group, "pids.current")
+    if tasks is None:
+        tasks = len((group_file(group, "cgroup.threads") or "").split()) or None
+    return {
+        "cpu_s": round(int(stat[1]) / 1e6, 3) if len(stat) == 2 else None,
+        "memory": group_number(group, "memory.current"),
+        "tasks": tasks,
+    }
 
 
 class WorkMeter:
     """Seconds since the worker last used the processor noticeably; the shim's own share does not count."""
 
     def __init__(self, group: str) -> None:
-        self.files = [f"{root}{group}/cpu.stat" for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")]
+        self.files = [f"{root}{group}/cpu.stat" for root in _ROOTS]
         self.base = (self._used(), time.monotonic())
         self.active = time.monotonic()
 
@@ -62,6 +94,8 @@ class Control:
         self.path, self.poll = path, poll
         self.clients: dict[int, tuple[socket.socket, bytes, float]] = {}
         self.held: dict[int, socket.socket] = {}
+        self.typing: dict[int, socket.socket] = {}
+        self.paused: set[int] = set()  # of those that type: they wait for the terminal
         self.listener: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             try:
@@ -82,7 +116,7 @@ class Control:
             client = self.listener.accept()[0]
         except OSError:
             return
-        if len(self.clients) + len(self.held) >= _CLIENTS_MAX:
+        if len(self.clients) + len(self.held) + len(self.typing) >= _CLIENTS_MAX:
             client.close()
             return
         client.setblocking(False)
@@ -93,6 +127,9 @@ class Control:
         """Answer when the line is complete."""
         if fd in self.held:
             self._drop(fd)
+            return
+        if fd in self.typing:
+            self._type(fd, worker)
             return
         client, data, deadline = self.clients[fd]
         try:
@@ -108,14 +145,41 @@ class Control:
         self.clients[fd] = (client, data, deadline)
         if b"\n" not in data:
             return
-        hold = self._answer(client, data.partition(b"\n")[0], worker)
-        if hold:
-            del self.clients[fd]
-            self.held[fd] = client
+        line, _, rest = data.partition(b"\n")
+        kept = self._answer(client, line, worker)
+        if kept is None:
+            self._drop(fd)
+            return
+        del self.clients[fd]
+        kept[fd] = client
+        if kept is self.typing:
+            worker.type(rest)
+
+    def _type(self, fd: int, worker: "Worker") -> None:
+        try:
+            data = b"" if fd in self.paused else self.typing[fd].recv(4096)  # of a paused one only the end is reported
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            worker.type(data)
         else:
             self._drop(fd)
 
-    def _answer(self, client: socket.socket, line: bytes, worker: "Worker") -> bool:
+    def pace(self, worker: "Worker") -> None:
+        """Listen to those that type only while there is room for it."""
+        if len(worker.typed) < _INPUT_MAX:
+            for fd in self.paused:
+                self.poll.modify(fd, select.POLLIN)
+            self.paused.clear()
+        else:
+            for fd in self.typing.keys() - self.paused:
+                self.poll.modify(fd, 0)
+                self.paused.add(fd)
+
+    def _answer(self, client: socket.socket, line: bytes, worker: "Worker") -> dict[int, socket.socket] | None:
+        """Where the client stays afterwards, if it does."""
         try:
             request = wire.decode(line)
             reply = worker.answer(request)
@@ -124,11 +188,13 @@ class Control:
         try:
             client.send(wire.encode(reply))
         except OSError:
-            return False
-        return request.get("op") == wire.FOLLOW and reply["ok"] is True
+            return None
+        stays = {wire.FOLLOW: self.held, wire.TYPE: self.typing}
+        return stays.get(str(request.get("op"))) if reply["ok"] is True else None
 
     def _drop(self, fd: int) -> None:
-        client = self.held.pop(fd, None) or self.clients.pop(fd)[0]
+        client = self.held.pop(fd, None) or self.typing.pop(fd, None) or self.clients.pop(fd)[0]
+        self.paused.discard(fd)
         self.poll.unregister(fd)
         client.close()
 
@@ -169,6 +235,8 @@ class Worker:
         self.last_output = time.monotonic()
         os.chdir(str(job["cwd"]))
         self.transcript = Transcript(f"{self.folder}/output.log", int(str(job["transcript_max"])))
+        self.index = Index(f"{self.folder}/{INDEX}", self.rows, self.cols, self.transcript.written)
+        self.typed = bytearray()
         rate = int(str(job["journal_rate"]))
         self.lines = JournalLines(str(job["id"]), rate) if rate else None
         self.record = self._reserve_record()
@@ -214,10 +282,26 @@ class Worker:
                 return False
             self.total += len(data)
             self.last_output = time.monotonic()
+            self.index.output(data, self.transcript.written)
             self.transcript.write(data)
             if self.lines:
                 self.lines.feed(data)
         return True
+
+    def type(self, data: bytes) -> None:
+        """Input for the command, in the order it came."""
+        self.typed += data
+        self.enter()
+
+    def enter(self) -> None:
+        """Hand on as much of it as the terminal takes now."""
+        while self.typed:
+            try:
+                del self.typed[: os.write(self.master, self.typed[:4096])]
+            except BlockingIOError:
+                return
+            except OSError:
+                self.typed.clear()
 
     def drain(self) -> None:
         deadline = time.monotonic() + _DRAIN_S
@@ -233,9 +317,11 @@ class Worker:
             rows, cols = request.get("rows"), request.get("cols")
             if not (isinstance(rows, int) and isinstance(cols, int) and 0 < rows < 10000 and 0 < cols < 10000):
                 return wire.failed("rows and cols must be whole numbers from 1 to 9999")
-            self.rows, self.cols = rows, cols
-            termios.tcsetwinsize(self.master, (rows, cols))
-        elif operation not in (wire.STATUS, wire.FOLLOW):
+            if (rows, cols) != (self.rows, self.cols):
+                self.rows, self.cols = rows, cols
+                self.index.resize(rows, cols, self.transcript.written)
+                termios.tcsetwinsize(self.master, (rows, cols))
+        elif operation not in (wire.STATUS, wire.FOLLOW, wire.TYPE):
             return wire.failed(f"unknown op {operation!r}")
         return wire.done(
             id=self.job["id"],
@@ -247,6 +333,7 @@ class Worker:
             cols=self.cols,
             idle_s=round(time.monotonic() - self.last_output, 3),
             cpu_idle_s=self.meter.idle(),
+            **usage(self.group),
         )
 
     def finish(self) -> None:
@@ -266,6 +353,8 @@ class Worker:
             "ended": {"wall": round(time.time(), 3), "boot": boot, "mono": time.clock_gettime(time.CLOCK_BOOTTIME)},
             "bytes": self.total,
             "lost": self.transcript.lost,
+            "cpu_s": usage(self.group)["cpu_s"],
+            "memory_peak": group_number(self.group, "memory.peak"),
         }
         data = json.dumps(record).encode() + b"\n"
         os.pwrite(self.record, data, 0)
@@ -288,7 +377,7 @@ def own_group(unit: str) -> str:
 
 def end_scope(unit: str, group: str) -> None:
     """Nothing of a worker outlives it: if others are left in the scope, systemd stops it, or the kernel kills it."""
-    for root in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+    for root in _ROOTS:
         try:
             with open(f"{root}{group}/cgroup.procs", encoding="ascii") as file:
                 if file.read().split() in ([], [str(os.getpid())]):
@@ -321,17 +410,21 @@ def supervise(worker: Worker, control: Control, poll: "select.poll") -> None:
     while True:
         waits = [control.expire(), worker.lines.settle() if worker.lines else None]
         left = min((wait for wait in waits if wait is not None), default=None)
-        ready = [fd for fd, _ in poll.poll(None if left is None else left * 1000 + 1)]
-        if worker.master in ready:
+        poll.modify(worker.master, select.POLLIN | (select.POLLOUT if worker.typed else 0))
+        ready = dict(poll.poll(None if left is None else left * 1000 + 1))
+        if ready.get(worker.master, 0) & ~select.POLLOUT:
             worker.pump()
             control.nudge()
         if worker.pidfd in ready:
             return
+        if ready.get(worker.master, 0) & select.POLLOUT:
+            worker.enter()
         for fd in ready:
-            if fd in control.clients or fd in control.held:
+            if fd in control.clients or fd in control.held or fd in control.typing:
                 control.receive(fd, worker)
             elif control.listener is not None and fd == control.listener.fileno():
                 control.accept()
+        control.pace(worker)
 
 
 def wait_for_go() -> dict[str, object] | None:

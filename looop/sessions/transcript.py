@@ -5,11 +5,15 @@ Part of the shim, so standard library and `wire` only; systemd.journal is import
 
 import errno
 import os
+import re
 import time
 
 from looop.sessions import wire
 
+_EVERY_S = 10.0
+_MODE = re.compile(rb"\x1b(?:c|\[\?([0-9;]{1,40})([hl]))")
 INDEX = "output.index"  # beside output.log; a line: place in the stream, Unix time, rows, columns, a(lternate) h(idden)
+
 
 class Transcript:
     """output.log: bounded, and never a reason to fail. A full disk loses output, which is counted and noted."""
@@ -80,6 +84,87 @@ def parse_entry(line: bytes) -> tuple[int, float, int, int, bool, bool] | None:
         return int(place), float(wall), int(rows), int(cols), "a" in modes, "h" in modes
     except ValueError:
         return None
+
+
+class Index:
+    """output.index: when the stream had come where, the terminal's size from there on, and whether the alternate
+    screen was up and the cursor hidden. A line at every resize, and at most one in 10 s of output; never a reason
+    to fail. What is lost of it costs nothing but exactness."""
+
+    def __init__(self, path: str, rows: int, cols: int, place: int, limit: int = 2048) -> None:
+        self.path, self.limit = path, limit
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self.lines = 0
+        self.alternate = self.hidden = False
+        self.wall, self.noted = time.time(), time.monotonic()  # of the last output, of the last line
+        self.rest = b""
+        self.resize(rows, cols, place)
+
+    def resize(self, rows: int, cols: int, place: int) -> None:
+        """The terminal has this size from this place of the stream on."""
+        self.rows, self.cols, self.wall = rows, cols, time.time()
+        self._note(place)
+
+    def output(self, data: bytes, place: int) -> None:
+        """More of the stream, which had come to `place` before."""
+        now = time.monotonic()
+        if now - self.noted >= _EVERY_S:
+            self._note(place)
+        self.wall = time.time()
+        if self.rest or b"\x1b" in data:
+            data = self.rest + data
+            for found in _MODE.finditer(data):
+                self._switch(found[1], found[2])
+            cut = data.rfind(b"\x1b", max(0, len(data) - 48))
+            self.rest = data[cut:] if cut >= 0 else b""
+
+    def _switch(self, numbers: bytes | None, how: bytes) -> None:
+        if numbers is None:
+            self.alternate = self.hidden = False
+            return
+        for number in numbers.split(b";"):
+            if number in (b"47", b"1047", b"1049"):
+                self.alternate = how == b"h"
+            elif number == b"25":
+                self.hidden = how == b"l"
+
+    def _note(self, place: int) -> None:
+        self.noted = time.monotonic()
+        modes = "a" * self.alternate + "h" * self.hidden or "-"
+        line = f"{place} {self.wall:.3f} {self.rows} {self.cols} {modes}\n".encode()
+        try:
+            if os.write(self.fd, line) == len(line):
+                self.lines += 1
+                if self.lines >= self.limit:
+                    self._thin()
+        except OSError:
+            pass
+
+    def _thin(self) -> None:
+        """Keep every resize and half of the rest; of more resizes than there is room for, the newer half."""
+        lines = os.pread(self.fd, 64 * self.limit, 0).splitlines(keepends=True)
+        kept: list[bytes] = []
+        size = b""
+        for number, line in enumerate(lines):
+            now = b" ".join(line.split(b" ")[2:4])
+            if now != size or number % 2 or number == len(lines) - 1:
+                kept.append(line)
+            size = now
+        if len(kept) > self.limit * 3 // 4:
+            kept = kept[-(self.limit // 2) :]
+        temp = f"{self.path}.tmp"
+        fd = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            data = b"".join(kept)
+            if os.write(fd, data) != len(data):
+                raise OSError(errno.ENOSPC, "short write")
+            os.rename(temp, self.path)
+        except OSError:
+            os.close(fd)
+            os.unlink(temp)
+            raise
+        os.close(self.fd)
+        self.fd, self.lines = fd, len(kept)
 
 
 class JournalLines:

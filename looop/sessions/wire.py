@@ -11,6 +11,7 @@ LINE_MAX = 65536  # of a request or reply; a longer one is refused
 STATUS = "status"  # who and how busy it is
 RESIZE = "resize"  # rows, cols: the terminal's size from now on
 FOLLOW = "follow"  # answered, then held open: a newline says that there is new output, the end that the session is over
+TYPE = "type"  # answered, then held open: every byte that follows is input for the worker's terminal
 
 _ESCAPE = re.compile(
     rb"\x1b(?:"

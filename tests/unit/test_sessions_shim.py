@@ -8,14 +8,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from looop.paths import Paths
-from looop.sessions import shim, wire
-from looop.sessions.transcript import JournalLines, Transcript
+from looop.sessions import shim, transcript, wire
+from looop.sessions.replay import read_index
+from looop.sessions.transcript import Index, JournalLines, Transcript
 
 
 def job(paths: Paths, command: str, **changes: object) -> dict[str, object]:
@@ -46,11 +48,11 @@ def run(
     shim.supervise(worker, control, poll)
     worker.finish()
     control.close()
-    for held in control.held.values():
+    for held in [*control.held.values(), *control.typing.values()]:
         held.close()
     if thread:
         thread.join()
-    for fd in (worker.master, worker.pidfd, worker.record, worker.transcript.fd):
+    for fd in (worker.master, worker.pidfd, worker.record, worker.transcript.fd, worker.index.fd):
         os.close(fd)
     folder = paths.session("w")
     return json.loads((folder / "exit.json").read_text()), (folder / "output.log").read_bytes()
@@ -143,6 +145,120 @@ def test_a_follower_hears_of_output_and_of_the_end(paths: Paths, monkeypatch: py
 
     run(paths, monkeypatch, "until test -e go; do read -t 0.05 < <(exec sleep 1); done; echo hello", client)
     assert b"".join(heard).strip(b"\n") == b"" and heard
+
+
+def typist(paths: Paths) -> socket.socket:
+    end = socket.socket(socket.AF_UNIX)
+    end.connect(str(paths.runtime / "w.sock"))
+    end.sendall(wire.encode({"op": "type"}))
+    assert wire.decode(end.recv(4096))["ok"] is True
+    return end
+
+
+def test_two_who_type_are_both_heard(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    def client() -> None:
+        with typist(paths) as one, typist(paths) as two:
+            one.sendall(b"first\n")
+            end = socket.socket(socket.AF_UNIX)
+            end.connect(str(paths.runtime / "w.sock"))
+            with end:
+                end.sendall(wire.encode({"op": "follow"}))
+                while not (paths.data / "half").exists():
+                    end.recv(4096)
+            two.sendall(b"second\n")
+            assert two.recv(1) == b""
+
+    command = "stty -echo; echo on; read a; touch half; echo half; read b; echo $a $b"
+    _, log = run(paths, monkeypatch, command, client)
+    assert log.split()[-2:] == [b"first", b"second"]
+
+
+def test_a_worker_that_does_not_read_holds_nobody_up(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+
+    def client() -> None:
+        while not (paths.data / "raw").exists():
+            ask(paths, wire.encode({"op": "status"}))
+        with typist(paths) as end:
+            end.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                while True:
+                    sent.append(end.send(b"x" * 65536))
+            ask(paths, wire.encode({"op": "status"}))
+        for _ in range(40):  # those who leave while they wait take no place from others
+            with typist(paths) as end:
+                end.sendall(b"y")
+        assert ask(paths, wire.encode({"op": "status"}))["ok"]
+        (paths.data / "go").touch()
+
+    wait = "stty raw -echo; touch raw; until test -e go; do read -t 0.05 < <(exec sleep 1); done"
+    _, log = run(paths, monkeypatch, wait, client)
+    assert sum(sent) < 2_000_000 and b"x" not in log
+
+
+def test_what_a_session_used_is_told_and_recorded(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    group = tmp_path / "group"
+    group.mkdir()
+    (group / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
+    monkeypatch.setattr(shim, "_ROOTS", ("",))
+    assert shim.usage(str(group)) == {"cpu_s": 1.5, "memory": None, "tasks": None}
+    (group / "cgroup.threads").write_text("1\n2\n3\n")
+    assert shim.usage(str(group))["tasks"] == 3
+    (group / "pids.current").write_text("4\n")
+    (group / "memory.current").write_text("4096\n")
+    assert shim.usage(str(group)) == {"cpu_s": 1.5, "memory": 4096, "tasks": 4}
+    (group / "memory.peak").write_text("8192\n")
+    assert shim.group_number(str(group), "memory.peak") == 8192
+    record, _ = run(paths, monkeypatch, "exit 0")
+    assert record["cpu_s"] is None and record["memory_peak"] is None
+
+
+def test_the_index_tells_sizes_and_modes(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    def client() -> None:
+        ask(paths, wire.encode({"op": "resize", "rows": 40, "cols": 132}))
+        ask(paths, wire.encode({"op": "resize", "rows": 40, "cols": 132}))
+        (paths.data / "go").touch()
+
+    run(paths, monkeypatch, "until test -e go; do read -t 0.05 < <(exec sleep 1); done; echo x", client)
+    entries = read_index(paths.session("w"))
+    assert [(entry.place, entry.rows, entry.cols) for entry in entries] == [(0, 24, 80), (0, 40, 132)]
+
+
+def test_the_index_stays_small_and_keeps_every_resize(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transcript, "_EVERY_S", 0.0)
+    index = Index(str(tmp_path / transcript.INDEX), 24, 80, 0, limit=100)
+    for n in range(1000):
+        index.output(b"x", n)
+        if n % 200 == 100:
+            index.resize(24 + n // 100, 80, n)
+    os.close(index.fd)
+    entries = read_index(tmp_path)
+    assert len(entries) <= 101 and {entry.rows for entry in entries} == {24, 25, 27, 29, 31, 33}
+    assert all((a.place, a.wall) <= (b.place, b.wall) for a, b in pairwise(entries))
+    assert entries[-1].place == 999
+
+
+@pytest.mark.parametrize("cut", range(1, 20))
+def test_the_index_sees_modes_however_the_output_is_cut(tmp_path: Path, cut: int) -> None:
+    index = Index(str(tmp_path / transcript.INDEX), 24, 80, 0)
+    data = b"x\x1b[?1049h\x1b[?25lyz"
+    index.output(data[:cut], 0)
+    index.output(data[cut:], cut)
+    assert (index.alternate, index.hidden) == (True, True)
+    for at in range(len(data)):
+        index.output((b"\x1b[?1049;25l\x1bc" + data)[at : at + 1], at)
+    index.output(b"\x1bc", 99)
+    assert (index.alternate, index.hidden) == (False, False)
+    os.close(index.fd)
+
+
+def test_an_index_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
+    index = Index("/dev/full", 24, 80, 0)
+    index.resize(25, 80, 0)
+    assert index.lines == 0
+    os.close(index.fd)
 
 
 def test_a_long_transcript_loses_its_older_half_and_says_so(tmp_path: Path) -> None:
