@@ -12,7 +12,7 @@ from looop import claims, mailbox, store, world
 from looop.audit import rotated
 from looop.changes import Item, Mark, News, journal
 from looop.claims import Claim
-from looop.ctl.survey import Roll, ask_json, claim_json
+from looop.ctl.survey import Roll, claim_json
 from looop.errors import StateError
 from looop.jsonutil import JsonError, canonical, loads
 from looop.mailbox import Ask
@@ -25,11 +25,14 @@ STRANDED, UNKNOWN = "stranded", "unknown"
 
 
 def asks(found: Sequence[Ask], roll: Roll, wall: float) -> Items:
-    """Open asks. Of their states only "stranded" is news: the others come with the ask or take it away."""
+    """Open asks. Of their states only "stranded" is news: the others come with the ask or take it away.
+
+    An answer as such is none: the ask goes when it is delivered, a moment later, or it strands.
+    """
     items = {}
     for ask in found:
         state = mailbox.state(ask, roll.judge)
-        shown = ask_json(ask, state, wall)
+        shown = mailbox.row(ask, roll.judge, wall)
         record = ask.to_json() | {"delivered": None, "broken": ask.broken, "stranded": state == STRANDED}
         items[ask.id] = Item(canonical(record), shown, state != UNKNOWN or ask.holder is None)
     return items

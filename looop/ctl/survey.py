@@ -128,7 +128,7 @@ def survey(context: Context) -> Survey:
         pulse=roll.pulse.state,
         status=status,
         sessions=sessions,
-        asks=None if asks is None else [ask_json(ask, mailbox.state(ask, roll.judge), at.wall) for ask in asks],
+        asks=None if asks is None else mailbox.rows(asks, roll.judge, at.wall),
         trouble=list(dict.fromkeys([*roll.trouble, *trouble])),
         claims=None if leases is None else [claim_json(lease, claims.state(lease, roll.judge)) for lease in leases],
         roll=roll,
@@ -138,9 +138,9 @@ def survey(context: Context) -> Survey:
 
 
 def questions(paths: Paths, trouble: list[str]) -> list[Ask] | None:
-    """The open asks."""
+    """The open asks, also those whose answer is not delivered yet."""
     try:
-        return mailbox.pending(paths)
+        return mailbox.open_asks(paths)
     except LooopError as error:
         trouble.append(str(error))
         return None
@@ -161,10 +161,10 @@ def holders(asks: list[Ask] | None, leases: list[Claim] | None) -> list[Holder]:
 
 
 def waiting(asks: list[Ask] | None, roll: Roll, at: Stamp) -> dict[str, float]:
-    """Worker -> age in seconds of the oldest open ask of its present generation. Raises Unavailable."""
+    """Worker -> age in seconds of the oldest unanswered ask of its present generation. Raises Unavailable."""
     ages: dict[str, float] = {}
     for ask in asks or ():
-        if ask.worker in ages or ask.holder is None or ask.holder.unit != worker_unit(ask.worker):
+        if ask.answer or ask.worker in ages or ask.holder is None or ask.holder.unit != worker_unit(ask.worker):
             continue
         if roll.judge(ask.holder):
             ages[ask.worker] = max(0.0, at.wall - ask.ts)
@@ -201,20 +201,6 @@ def workers(
 def _just_started(session: Session) -> bool:
     """Looks dead without a trace: it may have been started after systemd was asked."""
     return not session.alive and bool(session.invocation) and session.exit_code is None and not session.signal
-
-
-def ask_json(ask: Ask, state: str, wall: float) -> dict[str, Any]:
-    """An open ask as every verb shows it."""
-    return {
-        "id": ask.id,
-        "worker": ask.worker,
-        "state": "broken" if ask.broken else state,
-        "prompt": ask.prompt,
-        "reference": ask.reference,
-        "options": list(ask.options),
-        "ts": ask.ts,
-        "age_s": round(max(0.0, wall - ask.ts), 1),
-    }
 
 
 def claim_json(claim: Claim, state: str) -> dict[str, Any]:

@@ -54,8 +54,8 @@ def test_goals_never_wake() -> None:
 
 
 def test_asks_wake_when_raised_answered_or_stranded() -> None:
-    ask = {"id": "w-1", "worker": "w", "ts": 999_990.0, "state": "pending"}
-    first = {"id": "a-1", "worker": "a", "ts": 999_000.0, "state": "stranded"}
+    ask: probes.Blob = {"id": "w-1", "worker": "w", "ts": 999_990.0, "state": "pending"}
+    first: probes.Blob = {"id": "a-1", "worker": "a", "ts": 999_000.0, "state": "stranded"}
     blob = probes.asks([ask, first], NOW)
     assert blob["signal"] == {"pending": ["a-1", "w-1"], "stranded": ["a-1"]}
     assert probes.asks([ask, first], LATER)["signal"] == blob["signal"]
