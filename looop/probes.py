@@ -19,6 +19,7 @@ from looop.paths import Paths
 Blob = dict[str, Any]
 _SESSION_DETAIL = (
     "alive", "unit", "signal", "reason", "idle_s", "uptime_s", "ask_age_s", "pending_tells", "verify_output", "result",
+    "cpu_s", "memory_bytes", "memory_peak", "tasks",
 )  # fmt: skip
 
 

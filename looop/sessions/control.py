@@ -6,17 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from looop.errors import StateError, Unavailable
-from looop.jsonutil import JsonError, as_object, get_bool, get_num, get_object, get_str
+from looop.jsonutil import JsonError, as_object, get_bool, get_num, get_object, get_opt_int, get_str
 from looop.paths import Paths
 from looop.sessions import wire
 
 
 @dataclass(frozen=True)
 class Idle:
-    """Seconds without output and without processor time; None is unknown, never long."""
+    """Seconds without output and without processor time, and what the session uses; None is unknown, never much."""
 
     output_s: float | None = None
     cpu_s: float | None = None
+    used_s: float | None = None  # processor time since its start
+    memory_bytes: int | None = None
+    tasks: int | None = None
 
     @property
     def both_s(self) -> float | None:
@@ -55,6 +58,12 @@ async def probe(paths: Paths, worker_ids: Iterable[str], timeout: float = 1.0) -
 async def _idle(paths: Paths, worker_id: str, timeout: float) -> Idle | None:
     try:
         data = as_object(await query(paths, worker_id, wire.STATUS, timeout))
-        return Idle(get_num(data, "idle_s"), None if data.get("cpu_idle_s") is None else get_num(data, "cpu_idle_s"))
+        return Idle(
+            get_num(data, "idle_s"),
+            None if data.get("cpu_idle_s") is None else get_num(data, "cpu_idle_s"),
+            None if data.get("cpu_s") is None else get_num(data, "cpu_s"),
+            get_opt_int(data, "memory"),
+            get_opt_int(data, "tasks"),
+        )
     except (Unavailable, StateError, JsonError):
         return None

@@ -34,7 +34,8 @@ class Session:
 
     `state`: starting, running, exited (it left an exit code), killed (a signal, or no exit record), unknown (its
     record cannot be read). `health`: busy, waiting-ask, stuck, dead. `result` is systemd's word for a bad end
-    ("oom-kill", "timeout"), `reason` what the one who stopped it said.
+    ("oom-kill", "timeout"), `reason` what the one who stopped it said. Processor time `cpu_s` is of the whole session,
+    `memory_bytes` and `tasks` are of now, `memory_peak` is known after its end; None is unknown.
     """
 
     id: str
@@ -57,6 +58,10 @@ class Session:
     result: str = ""
     reason: str = ""
     problem: str = ""
+    cpu_s: float | None = None
+    memory_bytes: int | None = None
+    memory_peak: int | None = None
+    tasks: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The one published schema; times as RFC 3339."""
@@ -96,7 +101,10 @@ def read(
         if session.alive:
             quiet = (idle or {}).get(worker_id, Idle())
             health = _health(worker_id, quiet, config, waiting)
-            session = _with(session, health=health, idle_s=quiet.both_s, ask_age_s=waiting.get(worker_id))
+            session = _with(
+                session, health=health, idle_s=quiet.both_s, ask_age_s=waiting.get(worker_id), cpu_s=quiet.used_s,
+                memory_bytes=quiet.memory_bytes, tasks=quiet.tasks,
+            )  # fmt: skip
         found.append(session)
     return found
 
@@ -163,10 +171,11 @@ def _ended(session: Session, folder: Path, end: records.End | None) -> Session:
     seen = _seen(folder, session.invocation)
     known = end or seen
     length = session.started.age(known.ended) if known and session.started else None
-    changes = {"result": seen.result if seen else "", "uptime_s": length}
+    changes: dict[str, Any] = {"result": seen.result if seen else "", "uptime_s": length}
     if end is None:
         return _with(session, state="killed", **changes)
     name = _signal_name(end.signal) if end.signal else ""
+    changes |= {"cpu_s": end.cpu_s, "memory_peak": end.memory_peak}
     return _with(session, state="killed" if name else "exited", exit_code=end.code, signal=name, **changes)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from looop import store
 from looop.clock import Stamp
 from looop.errors import StateError, TryAgain
-from looop.jsonutil import JsonError, get_int, get_object, get_opt_int, get_str
+from looop.jsonutil import JsonError, get_int, get_num, get_object, get_opt_int, get_str
 from looop.paths import Paths
 
 OLD = ".old"
@@ -70,6 +70,8 @@ class End:
     code: int | None = None
     signal: int | None = None
     result: str = ""
+    cpu_s: float | None = None
+    memory_peak: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ def read_end(folder: Path, name: str, invocation: str) -> End | None:
             code=get_opt_int(found, "code"),
             signal=get_opt_int(found, "signal"),
             result=get_str(found, "result", ""),
+            cpu_s=None if found.get("cpu_s") is None else get_num(found, "cpu_s"),
+            memory_peak=get_opt_int(found, "memory_peak"),
         )
     except JsonError as error:
         raise StateError(f"cannot read {folder / name}: {error}") from error

@@ -1,12 +1,13 @@
 """What a session is: systemd's word and its records, and nothing else."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from looop import clock, store
+from looop import clock, probes, store
 from looop.clock import Stamp
 from looop.config import Config
 from looop.errors import Refused, StateError
@@ -62,6 +63,22 @@ def test_the_exit_record_tells_how_it_ended(
     seen = one(paths)
     assert (seen.state, seen.exit_code, seen.signal, seen.alive, seen.health) == (state, code, name, False, "dead")
     assert seen.uptime_s == 500.0
+
+
+def test_what_it_uses_is_told_while_it_lives_and_what_it_used_afterwards(paths: Paths) -> None:
+    folder = session(paths)
+    seen = one(paths, {UNIT: "i1"}, idle={"w": Idle(1, 1, 2.5, 4096, 3)})
+    assert (seen.cpu_s, seen.memory_bytes, seen.tasks, seen.memory_peak) == (2.5, 4096, 3, None)
+    wakes = probes.sessions([seen.to_json()])["signal"]
+    assert wakes == probes.sessions([one(paths, {UNIT: "i1"}, idle={"w": Idle(2, 2, 9, 8192, 4)}).to_json()])["signal"]
+    unknown = one(paths, {UNIT: "i1"})
+    assert (unknown.cpu_s, unknown.memory_bytes, unknown.tasks) == (None, None, None)
+    ended(folder)
+    assert (one(paths).cpu_s, one(paths).memory_peak) == (None, None)
+    record = json.loads((folder / "exit.json").read_text()) | {"cpu_s": 3.5, "memory_peak": 9000}
+    store.write_json(folder / "exit.json", record)
+    seen = one(paths)
+    assert (seen.cpu_s, seen.memory_peak, seen.memory_bytes, seen.tasks) == (3.5, 9000, None, None)
 
 
 def test_a_scope_that_went_without_a_record_was_killed(paths: Paths) -> None:
