@@ -41,14 +41,13 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     text = _text(args)
     folder = _watched(paths)
     with Watcher(folder, fallback=True) as watcher:  # before the answer is there, so that no delivery is missed
-        ask = mailbox.answer(paths, args.ask, text, clock.now().wall, args.force)
-        audit.line(paths, context.config, f"answered {ask.id} · {text}", "", clock.now())
-        if _fate(ask) == "answered" and not args.no_wait:
+        ask = give(context, args.ask, text, args.force)
+        if fate(ask) == "answered" and not args.no_wait:
             _await_delivery(folder / f"{ask.id}.json", watcher)
     found = mailbox.find(paths, ask.id) or ask
     if found.end and found.answer and found.answer.text != text:
         raise Refused(f"cannot answer {ask.id}: {ask.worker} has read an earlier answer: {found.answer.text[:200]!r}")
-    return _report(args, found if found.answer else ask, _fate(found))
+    return _report(args, found if found.answer else ask, fate(found))
 
 
 def _text(args: argparse.Namespace) -> str:
@@ -68,7 +67,15 @@ def _await_delivery(ask: Path, watcher: Watcher) -> None:
         pass
 
 
-def _fate(ask: Ask) -> str:
+def give(context: Context, ask_id: str, text: str, force: bool = False) -> Ask:
+    """Record the answer, here and in journal.md. Raises Refused with what was said before."""
+    ask = mailbox.answer(context.paths, ask_id, text, clock.now().wall, force)
+    audit.line(context.paths, context.config, f"answered {ask.id} · {text}", "", clock.now())
+    return ask
+
+
+def fate(ask: Ask) -> str:
+    """What became of it, by asking both managers."""
     with Manager("user") as user, Manager("system") as system:
         return mailbox.state(ask, claims.judge(user, system))
 
