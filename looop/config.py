@@ -5,6 +5,7 @@ looop.toml.d/*.toml in name order (last wins), then looop.toml, then the default
 the interval of looop-beat.timer (`systemctl --user edit looop-beat.timer`).
 """
 
+import contextlib
 import os
 import re
 import tomllib
@@ -59,6 +60,13 @@ def _words(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(part, str) and part for part in value):
         raise ValueError("a list of strings")
     return tuple(value)
+
+
+def _commands(value: Any) -> tuple[str, ...]:
+    found = value.splitlines() if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(part, str) for part in found):
+        raise ValueError("a list of shell commands")
+    return tuple(dict.fromkeys(part.strip() for part in found if part.strip()))
 
 
 def _folders(value: Any) -> tuple[str, ...]:
@@ -137,6 +145,11 @@ class Config:
     history_keep: int = _setting(20, _whole, "earlier bodies kept of each goal, sensor and the playbook")
     answered_ttl: int = _setting(604800, _whole, "how long an answered ask is kept")
     journal_max_bytes: int = _setting(5242880, _whole, "size of journal.md past which it becomes journal.md.1")
+    notify_hooks: tuple[str, ...] = _setting((), _commands, "shell commands that tell you of asks, messages and a failed pulse; each gets JSON on stdin")
+    notify_env: tuple[str, ...] = _setting((), _words, "names of variables handed to the hooks from looop's environment")
+    notify_timeout: int = _setting(30, _whole, "deadline of one hook, at most 600; 0 counts as 600")
+    notify_retry: float = _setting(30.0, _number, "pause before a failed notification is tried again; it triples with each of 8 tries, up to two hours")
+    notify_desktop: str = _setting("auto", _one_of("auto", "off"), "'auto': also show it on the desktop, with the options as buttons, where a notification server is there")
     sandbox: str = _setting("require", _one_of("require", "off"), "'require': do not run sensors, deciders and commands where this host cannot confine them")
     # fmt: on
 
@@ -193,6 +206,22 @@ def load(paths: Paths, env: Mapping[str, str] | None = None) -> Config:
         if setting.env in env:
             values[setting.key] = _parsed(setting, env[setting.env], f"the environment ({setting.env})")
     return Config(**values)
+
+
+def salvage(paths: Paths, prefix: str) -> Config:
+    """The settings whose keys begin so, wherever they can be read; defaults for all else. Never raises."""
+    values: dict[str, Any] = {}
+    with contextlib.suppress(UsageError):
+        for path in files(paths):
+            with contextlib.suppress(OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+                values |= tomllib.loads(path.read_text())
+    values |= {setting.key: os.environ[setting.env] for setting in SETTINGS if setting.env in os.environ}
+    usable = {}
+    for key, value in values.items():
+        if key in _BY_KEY and key.startswith(prefix):
+            with contextlib.suppress(UsageError):
+                usable[key] = _parsed(_BY_KEY[key], value, "")
+    return Config(**usable)
 
 
 def _nearest(key: str) -> str:

@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import assert_never
 
-from looop import policy, runs, schedules, store, tells
+from looop import notifications, policy, runs, schedules, store, tells
 from looop.actions import (
     ArchiveGoal,
     DropSchedule,
@@ -101,6 +101,7 @@ async def execute(hands: Hands, move: Move) -> str:
             tells.send(paths, worker, hands.live.live([unit]).get(unit), message, now)
         case Notify(message=message):
             journal.emit("notify", text=message, run=hands.run)
+            notifications.message(paths, hands.run, message)
         case _:
             assert_never(move)
     return summary(move)

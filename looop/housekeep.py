@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from looop import claims, mailbox, nudges, policy, probes, runs, schedules, sensors, store, tells, verify, view
+from looop import (
+    claims, mailbox, notifications, nudges, policy, probes, runs, schedules, sensors, store, tells, verify, view,
+)  # fmt: skip
 from looop.clock import Stamp
 from looop.config import Config
 from looop.environment import environment
@@ -57,7 +59,7 @@ async def housekeep(s: Services) -> tuple[list[fleet.Session], claims.Judge]:
         if await verify.settle(s.live, paths, config, sessions, now):
             await nudge(s, VERIFY_AGAIN)
         sessions = fleet.read(paths, config, live, now, waiting, idle)
-    for problem in prune(s, live, judge):
+    for problem in (*prune(s, live, judge), *await notifications.settle(s.live, paths, config, now, judge)):
         s.notices.note("state_degraded", problem)
     return sessions, judge
 
@@ -95,8 +97,6 @@ def prune(s: Services, live: dict[str, str], judge: claims.Judge) -> list[str]:
 def expire(paths: Paths, judge: claims.Judge, now: Stamp) -> None:
     """Answer what is due with its default, where the asker itself does not: it is stopped, or hangs."""
     for ask in mailbox.expire_due(paths, judge, now):
-        from looop import notifications
-
         notifications.expired(paths, ask)
 
 

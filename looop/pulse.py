@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from looop import __version__, beat, claims, housekeep, nudges, recover, sandbox, seed
+from looop import __version__, beat, claims, housekeep, notifications, nudges, recover, sandbox, seed
 from looop.clock import now
 from looop.config import Config, load
 from looop.errors import ExitCode, LooopError, Refused, TimedOut, TryAgain, Unavailable, UsageError
@@ -175,6 +175,7 @@ class Pulse:
         for name in SLICES:
             with contextlib.suppress(TimedOut, Refused):
                 await self.live.run_job(self.live.stop(name), name, limit)
+        notifications.disarm(self.live)
 
     def reload(self) -> None:
         """SIGHUP: read the configuration again; a broken one is reported and the old one stays."""

@@ -29,6 +29,7 @@ class FakeLive:
         self.units: dict[str, str] = {}
         self.timers: dict[str, Mapping[str, Any]] = {}
         self.stopped: list[str] = []
+        self.started: list[str] = []
         self.watch: set[str] = set()
         self.results: dict[str, str] = {}
         self.down = False
@@ -49,6 +50,17 @@ class FakeLive:
         return ""
 
     drop = stop
+
+    def start(self, unit: str, mode: str = "replace") -> str:
+        self.list_units([])
+        self.started.append(unit)
+        return ""
+
+    def start_transient(self, unit: str, properties: Mapping[str, Any]) -> str:
+        self.list_units([])
+        assert unit not in self.timers
+        self.timers[unit] = properties
+        return ""
 
     async def start_transient_wait(self, unit: str, properties: Mapping[str, Any]) -> None:
         self.list_units([])

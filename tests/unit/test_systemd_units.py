@@ -27,7 +27,7 @@ def test_the_pulse_outlasts_its_longest_blocking_call() -> None:
 def test_systemd_accepts_every_unit_file(tmp_path: Path) -> None:
     program = shutil.which("true")
     assert program
-    for name in ("looopd", "looop-sense"):
+    for name in ("looopd", "looop-sense", "looop-notify", "looop-desktop"):
         (tmp_path / name).symlink_to(program)
     folder = tmp_path / "units"
     folder.mkdir()
