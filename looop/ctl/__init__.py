@@ -23,6 +23,7 @@ VERBS = {
     "down": ("up", "stop the pulse and the workers"),
     "serve": ("serve", "start the pulse, follow it, stop everything on Ctrl-C"),
     "status": ("status", "what looop is doing, on one screen"),
+    "watch": ("watch", "the fleet, its screens and its questions on one terminal"),
     "state": ("state", "everything a client needs to know, at once"),
     "wait": ("wait", "sleep until something is new, and say what"),
     "beat": ("beat", "ask the pulse for a beat now"),
