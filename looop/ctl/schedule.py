@@ -9,7 +9,7 @@ from typing import Any
 
 from looop import audit, schedules, seed
 from looop.clock import Stamp, now
-from looop.ctl.command import Command, Context, Parser, add_journal, add_json, age, print_json, printable, table
+from looop.ctl.command import Command, Context, Parser, add_journal, add_json, print_json, printable, table
 from looop.ctl.up import pulse_state
 from looop.errors import LooopError, UsageError
 from looop.instants import CATCH_UP, LONGEST, SHORTEST_PERIOD, Memory, Record
@@ -30,7 +30,7 @@ def _configure(parser: Parser) -> None:
     when.add_argument("--every", metavar="DURATION", help='again and again from now on: "1h"; a minute at least')
     when.add_argument("--calendar", metavar="SPEC", help='as in OnCalendar=, such as "Mon..Fri 09:00"')
     write.add_argument(
-        "--catch-up", choices=CATCH_UP, default="once", help="what is missed while nothing runs fires once, or not at all"
+        "--catch-up", choices=CATCH_UP, default="once", help="what is missed while nothing runs fires once or never"
     )
     write.add_argument("--note", metavar="TEXT", default="", help="what it is for; the decider reads it")
     add_journal(write)
@@ -125,9 +125,20 @@ def clock(instant: float) -> str:
     return time.strftime("%a %Y-%m-%d %H:%M:%S %Z", time.localtime(instant))
 
 
+def length(seconds: float) -> str:
+    """A duration in one or two units, rounded: 42s, 59min, 1h 30min, 2d 11h."""
+    if seconds < 119.5:
+        return f"{round(seconds)}s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours < 48:
+        return " ".join(f"{n}{unit}" for n, unit in ((hours, "h"), (minutes, "min")) if n)
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days}d" + (f" {hours}h" if hours else "")
+
+
 def ahead(instant: float, at: Stamp) -> str:
     """How far away it is."""
-    return f"in {age(instant - at.wall)}" if instant >= at.wall else f"{age(at.wall - instant)} ago"
+    return f"in {length(instant - at.wall)}" if instant >= at.wall else f"{length(at.wall - instant)} ago"
 
 
 def survey(context: Context, at: Stamp) -> list[dict[str, Any]]:
@@ -196,7 +207,7 @@ def _cells(row: dict[str, Any], at: Stamp) -> list[str]:
         return [row["name"], "invalid", "-", "-", "-", ""]
     following = row["next"]
     coming = "?" if following is None else ahead(following[0], at) if following else "-"
-    every = f"every {age(row['every_s'])}" if "every_s" in row else "once"
+    every = f"every {length(row['every_s'])}" if "every_s" in row else "once"
     when = str(row.get("calendar", every)) + (", skip" if row["catch_up"] == "skip" else "")
     last = "-" if row["fired"] is None else ahead(row["fired"], at)
     return [row["name"], row["state"], coming, last, when[:30], str(row["note"])[:40]]
