@@ -23,11 +23,15 @@ SHELL_FOLLOW_UP = 5  # seconds after a run_shell move in which its output gets r
 
 @dataclass(frozen=True)
 class Result:
-    """How the beat ended. `again` is the reason for which the next beat, due at once, must decide; "" for none."""
+    """How the beat ended. `again` is the reason for which the next beat, due at once, must decide; "" for none.
+
+    `why` says why nothing was decided, "" when something was.
+    """
 
     acted: bool
     text: str
     again: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ async def beat(s: Services, number: int, forced: str) -> Result:
         for name in ("sessions", "claims", "asks"):
             probes.publish_unknown(s.paths, name)
         journal.emit("fleet_unknown", text=str(error))
-        return Result(False, f"idle: {error.message}; acting on nothing", forced)
+        return Result(False, f"idle: {error.message}; acting on nothing", forced, error.message)
     s.status(f"beat {number}: sensing")
     await sense(s, sessions, judge)
     seen = look(s, sessions, judge, forced)
@@ -62,7 +66,7 @@ async def beat(s: Services, number: int, forced: str) -> Result:
         seen = Seen(seen.world, seen.committed, seen.state, "a follow-up is due", sessions, judge)
     idle = await gates(s, seen)
     if idle:
-        return Result(False, f"idle: {idle}; {fleet_text(sessions)}")
+        return idling(idle, sessions)
     s.allow(STEP)
     return await move(s, number, seen, due)
 
@@ -159,7 +163,7 @@ async def move(s: Services, number: int, seen: Seen, due: list[str]) -> Result:
     """Decide on the world and carry the decision out: rules first, then the configured command."""
     config = s.config
     if config.decide == "off":
-        return Result(False, f"idle: somebody else decides (decide = off); {fleet_text(seen.sessions)}")
+        return idling("somebody else decides (decide = off)", seen.sessions)
     now = s.clock()
     told = view.context(
         s.paths, config, seen.world, seen.committed, seen.state, seen.judge, now, seen.forced
@@ -170,14 +174,14 @@ async def move(s: Services, number: int, seen: Seen, due: list[str]) -> Result:
         return await by_rule(s, number, seen, told, found.match, found.more)
     if not config.decider_command:
         if found is None:  # not committed: once they are mended, this world still waits for a decision
-            return Result(False, f"idle: the rules cannot be used (looopctl rules check); {fleet_text(seen.sessions)}")
+            return idling("the rules cannot be used (looopctl rules check)", seen.sessions)
         nudges.done(s.paths, due)
         commit.save(s.paths, baseline(seen.world))
-        return Result(False, f"idle: no rule matches; {fleet_text(seen.sessions)}")
+        return idling("no rule matches", seen.sessions)
     closed = "" if s.confined else "this host cannot confine a decider (looopctl doctor)"
     closed = closed or await purse(s, seen.state)
     if closed:
-        return Result(False, f"idle: {closed}; {fleet_text(seen.sessions)}")
+        return idling(closed, seen.sessions)
     nudges.done(s.paths, due)
     return await by_command(s, number, seen, told)
 
@@ -343,6 +347,11 @@ async def failed(s: Services, seen: Seen, record: runs.Record, error: str, code:
     if verdict.retry_in_s:
         await nudge(s, verdict.retry_in_s, nudges.RETRY)
     return Result(False, f"failed: {error[:120]}; {text_of(verdict)}", "")
+
+
+def idling(why: str, sessions: list[fleet.Session]) -> Result:
+    """Nothing was decided."""
+    return Result(False, f"idle: {why}; {fleet_text(sessions)}", why=why)
 
 
 def fleet_text(sessions: list[fleet.Session]) -> str:

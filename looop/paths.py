@@ -214,6 +214,11 @@ class Paths:
         return self.runtime / "world.json"
 
     @property
+    def last_beat(self) -> Path:
+        """What came of the last beat, for `looopctl status`."""
+        return self.runtime / "beat.json"
+
+    @property
     def sense(self) -> Path:
         """Where looop-sense.service finds its job and leaves its output."""
         return self.runtime / "sense"

@@ -13,10 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-from looop import __version__, beat, claims, housekeep, notifications, nudges, recover, sandbox, seed
-from looop.clock import now
+from looop import __version__, beat, claims, housekeep, notifications, nudges, recover, sandbox, seed, store
+from looop.clock import Stamp, now
 from looop.config import Config, load
-from looop.errors import ExitCode, LooopError, Refused, TimedOut, TryAgain, Unavailable, UsageError
+from looop.errors import ExitCode, LooopError, Refused, StateError, TimedOut, TryAgain, Unavailable, UsageError
 from looop.holders import Holders, Units
 from looop.notices import Notices
 from looop.paths import Paths
@@ -111,7 +111,7 @@ class Pulse:
         self.poked.clear()
         self.last_start = time.monotonic()
         self.number += 1
-        notices = Notices(self.paths)
+        notices, started, forced = Notices(self.paths), now(), self.forced
         with journal.context(beat=self.number):
             try:
                 if not self.measured:
@@ -123,11 +123,13 @@ class Pulse:
                 notices.note("beat_failed", str(error))
                 notify.status(f"beat {self.number} failed: {error}"[:REASON_STATUS])
                 self.forced = FAILED
+                self.note(started, forced, f"failed: {error}")
                 return
             except Exception as error:  # the beat boundary: a fault of ours must not end the loop
                 journal.emit("beat_failed", text=f"internal error: {type(error).__name__}: {error}", trace=True)
                 notify.status(f"beat {self.number} failed: internal error {type(error).__name__}")
                 self.forced = FAILED
+                self.note(started, forced, f"failed: internal error {type(error).__name__}: {error}")
                 return
             finally:
                 notices.keep()
@@ -137,6 +139,21 @@ class Pulse:
             self.poked.set()
         closed = "" if self.confined else "; no sensor or command runs, this host cannot confine them (looopctl doctor)"
         notify.status(result.text + closed)
+        self.note(started, forced, result.text, result.why, result.acted)
+
+    def note(self, started: Stamp, forced: str, outcome: str, why: str = "", acted: bool = False) -> None:
+        """Leave what came of this beat where `looopctl status` finds it. Failing costs that verb a line."""
+        ended, path = now(), self.paths.last_beat
+        record = {
+            "v": 1, "number": self.number, "started": started.wall, "ended": ended.wall, "outcome": outcome,
+            "acted": acted, "forced": forced, "why": why, "since": ended.wall,
+        }  # fmt: skip
+        with contextlib.suppress(StateError):
+            before = store.read_json(path) or {}
+            if why and str(before.get("why", "")).partition(",")[0] == why.partition(",")[0]:
+                record["since"] = before.get("since", ended.wall)
+        with contextlib.suppress(StateError):
+            store.write_changed(path, store.dump_json(record).encode())
 
     def services(self, notices: Notices) -> housekeep.Services:
         """What the next beat works with."""
