@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from looop.errors import LooopError
+from looop.watch import Watcher
 from tests.machine.harness import (
     DATA, LOOOPCTL, Done, Events, command, looopctl, looopctl_json, systemctl, unit, units, wipe,
 )  # fmt: skip
@@ -137,6 +139,25 @@ def test_wait_wakes_when_the_lease_is_given_back(events: Events, gate: Path) -> 
     waiting = waiter("repo-x", "--wait=30")
     looopctl("unclaim", "--force", "repo-x")
     assert waiting.communicate(timeout=20) == ("claimed repo-x\n", "")
+    end("probe-holder.scope", process)
+
+
+def test_without_inotify_wait_looks_now_and_then_and_says_so(events: Events, gate: Path) -> None:
+    process = held_in(events, "probe-holder.scope", "repo-x", gate)
+    held: list[Watcher] = []
+    try:
+        with pytest.raises(LooopError, match="max_user_instances"):
+            while True:
+                held.append(Watcher(DATA))
+        late = looopctl("claim", "repo-x", "--wait=0.2", check=False)
+        assert late.returncode == 124 and late.stderr.count("max_user_instances") == 1
+        waiting = waiter("repo-x", "--wait")
+        assert waiting.stderr is not None and "max_user_instances" in waiting.stderr.readline()
+        looopctl("unclaim", "--force", "repo-x")
+        assert waiting.communicate(timeout=20)[0] == "claimed repo-x\n"
+    finally:
+        for watcher in held:
+            watcher.close()
     end("probe-holder.scope", process)
 
 

@@ -58,7 +58,7 @@ def test_a_failed_unit_is_repaired_when_the_human_says_restart(
     ask = raised["LOOOP_ASK"]
     worker = raised["LOOOP_SESSION"]
     [open_ask] = looopctl_json("asks")
-    assert open_ask["id"] == ask and open_ask["state"] == "live" and "restart" in open_ask["options"]
+    assert open_ask["id"] == ask and open_ask["state"] == "pending" and "restart" in open_ask["options"]
     group = unit(f"looop-worker-{worker}.scope", "ControlGroup")["ControlGroup"]
     assert "/looop.slice/looop-worker.slice/" in group
     assert unit(DEMO, "ActiveState")["ActiveState"] == "failed"
