@@ -124,7 +124,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     try:
-        return load_command(verb).run(args, Context())
+        command = load_command(verb)
+        code = command.run(args, Context())
+        if command.abrupt and argv is None:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        return code
     except LooopError as error:
         report(error, as_json=bool(getattr(args, "json", False)))
         return error.code
