@@ -13,15 +13,13 @@ from looop.audit import rotated
 from looop.changes import Item, Mark, News, journal
 from looop.claims import Claim
 from looop.ctl.survey import Roll, claim_json
-from looop.errors import StateError
+from looop.errors import StateError, Unavailable
 from looop.jsonutil import JsonError, canonical, loads
 from looop.mailbox import Ask
 from looop.paths import Paths
 from looop.sessions.fleet import Session
 
 Items = dict[str, Item]
-
-STRANDED, UNKNOWN = "stranded", "unknown"
 
 
 def asks(found: Sequence[Ask], roll: Roll, wall: float) -> Items:
@@ -31,11 +29,18 @@ def asks(found: Sequence[Ask], roll: Roll, wall: float) -> Items:
     """
     items = {}
     for ask in found:
-        state = mailbox.state(ask, roll.judge)
-        shown = mailbox.row(ask, roll.judge, wall)
-        record = ask.to_json() | {"delivered": None, "broken": ask.broken, "stranded": state == STRANDED}
-        items[ask.id] = Item(canonical(record), shown, state != UNKNOWN or ask.holder is None)
+        stranded = _stranded(ask, roll)
+        record = ask.to_json() | {"broken": ask.broken, "stranded": bool(stranded)}
+        items[ask.id] = Item(canonical(record), mailbox.row(ask, roll.judge, wall), stranded is not None)
     return items
+
+
+def _stranded(ask: Ask, roll: Roll) -> bool | None:
+    """None when systemd cannot tell; an ask raised outside of any unit never is."""
+    try:
+        return ask.holder is not None and not roll.judge(ask.holder)
+    except Unavailable:
+        return None
 
 
 def leases(found: Sequence[Claim], roll: Roll) -> Items:
@@ -45,7 +50,7 @@ def leases(found: Sequence[Claim], roll: Roll) -> Items:
         state = claims.state(claim, roll.judge)
         holder = claim.holder.to_json() if claim.holder else None
         key = canonical([claim.session, holder, claim.broken, state == "dead"])
-        items[claim.name] = Item(key, claim_json(claim, state), state != UNKNOWN)
+        items[claim.name] = Item(key, claim_json(claim, state), state != "unknown")
     return items
 
 

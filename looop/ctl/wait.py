@@ -91,4 +91,4 @@ def _rest(name: str, thing: dict[str, Any]) -> str:
     return str(thing["state"] if isinstance(thing.get("state"), str) else json.dumps(thing.get("state")))
 
 
-command = Command(_configure, _run)
+command = Command(_configure, _run, abrupt=True)
