@@ -50,6 +50,9 @@ VERBS = {
     "journal": ("journal", "show the audit journal, one line a move"),
     "why": ("why", "everything known about one worker or one decision"),
     "log": ("log", "show a worker's transcript"),
+    "screenshot": ("screenshot", "show what is on a worker's terminal"),
+    "attach": ("attach", "a terminal on a worker, read-only unless told otherwise"),
+    "import": ("imports", "take over a data directory of the portable looop"),
     "version": ("version", "print the version"),
 }
 

@@ -1,49 +1,83 @@
-"""`looopctl log`: a worker's transcript, as text or raw, and followed to the session's end."""
+"""`looopctl log`: a worker's transcript, as text or raw, from any place on, and followed to the session's end."""
 
 import argparse
-import os
-import re
-import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from looop.ctl.command import Command, Context, Parser
-from looop.errors import Refused
+from looop.errors import LooopError, Refused, UsageError
+from looop.sessions import replay
 
-_DROPPED = re.compile(rb"\[looop: (\d+) earlier bytes dropped\]\n")
+_LINE_MAX = 1 << 20
 
 
 def _configure(parser: Parser) -> None:
     parser.add_argument("id", metavar="SESSION")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the session ends")
     parser.add_argument("--raw", action="store_true", help="every byte as the terminal got it")
+    parser.add_argument("-n", "--lines", type=int, metavar="N", help="no more than the last N lines of what there is")
+    parser.add_argument("--since", metavar="TIME", help='what came since then, as for journalctl: "10 min ago", 9:30, '
+                        "yesterday; up to 10 s of what was before come with it")  # fmt: skip
+    parser.add_argument("--from", dest="place", type=int, metavar="BYTES", help="what is behind this place of the "
+                        "whole stream, for programs (`screenshot --json` has the place as bytes)")  # fmt: skip
 
 
 def _run(args: argparse.Namespace, context: Context) -> int:
     folder = context.paths.session(args.id)
     if not folder.is_dir():
         raise Refused(f"cannot show the log of {args.id}: there is no such session")
-    reader = _Reader(folder / "output.log", args.raw)
+    for name, value in (("--lines", args.lines), ("--from", args.place)):
+        if value is not None and value < 0:
+            raise UsageError(f"cannot use {name} {value}: expected 0 or more")
+    reader = Reader(folder / "output.log", args.raw, _start(args, folder))
     if args.follow:
         _follow(reader, context, args.id)
     reader.copy(last=True)
     return 0
 
 
-class _Reader:
+def _start(args: argparse.Namespace, folder: Path) -> int | None:
+    """The place in the stream; None is all there is."""
+    places = [] if args.place is None else [args.place]
+    wall = None
+    if args.since is not None:
+        from looop.systemd.timespec import timestamp
+
+        wall = timestamp(args.since)
+    try:
+        with replay.Log(folder / "output.log") as log:
+            if wall is not None:
+                places.append(replay.place_at(log, _entries(folder), wall))
+            if args.lines is not None:
+                places.append(replay.lines_back(log, args.lines))
+    except FileNotFoundError:
+        pass
+    return max(places, default=None)
+
+
+def _entries(folder: Path) -> Sequence[replay.Entry]:
+    found = replay.read_index(folder)
+    if not found:
+        print("looopctl: this session has no times of its output: showing all of it", file=sys.stderr)
+    return found
+
+
+class Reader:
     """Copies what is new to standard output. Its place is counted in bytes of the whole stream, because a transcript
     that grew too long is replaced by its newer half, whose first line says how much is missing."""
 
-    def __init__(self, path: Path, raw: bool) -> None:
+    def __init__(self, path: Path, raw: bool, place: int | None = None) -> None:
         self.path, self.raw = path, raw
-        self.place = 0
+        self.place = place or 0
         self.partial = b""
 
     def copy(self, last: bool = False) -> None:
+        """What came since the last time; the `last` time an unfinished line as well."""
         try:
-            with self.path.open("rb") as file:
-                self._seek(file.fileno())
-                while block := file.read(1 << 20):
+            with replay.Log(self.path) as log:
+                self._catch_up(log)
+                while block := log.read(self.place, min(1 << 20, max(0, log.end - self.place))):
                     self.place += len(block)
                     self._emit(block)
         except FileNotFoundError:
@@ -52,13 +86,11 @@ class _Reader:
             self._emit(b"\n")
         sys.stdout.flush()
 
-    def _seek(self, fd: int) -> None:
-        header = _DROPPED.match(os.pread(fd, 80, 0))
-        missing = int(header[1]) if header else 0
-        if header and self.place < missing:
-            self._emit(header[0])
-            self.place = missing
-        os.lseek(fd, (header.end() if header else 0) + self.place - missing, os.SEEK_SET)
+    def _catch_up(self, log: replay.Log) -> None:
+        if self.place < log.missing:
+            note = f"[looop: {log.missing} earlier bytes dropped]"
+            print(note, file=sys.stderr if self.raw else sys.stdout)
+            self.place = log.missing
 
     def _emit(self, block: bytes) -> None:
         if self.raw:
@@ -68,28 +100,32 @@ class _Reader:
 
         whole, newline, self.partial = (self.partial + block).rpartition(b"\n")
         sys.stdout.write(plain(whole + newline))
+        if len(self.partial) > _LINE_MAX:
+            sys.stdout.write(plain(self.partial))
+            self.partial = b""
 
 
-def _follow(reader: _Reader, context: Context, worker_id: str) -> None:
+def _follow(reader: Reader, context: Context, worker_id: str) -> None:
     """Until the shim closes the connection: it does so after the exit record, or dies."""
-    from looop.sessions import wire
+    from looop.sessions import control, wire
 
-    with socket.socket(socket.AF_UNIX) as shim:
-        try:
-            shim.connect(str(context.paths.control(worker_id)))
-            shim.sendall(wire.encode({"op": wire.FOLLOW}))
-        except OSError:
-            return  # nobody listens: the session is over
-        while _told(shim):
-            reader.copy()
-
-
-def _told(shim: socket.socket) -> bool:
-    """Wait for the shim's word that there is more; False when it has gone."""
     try:
-        return bool(shim.recv(65536))
+        shim = control.hold(context.paths, worker_id, wire.FOLLOW)
     except OSError:
-        return False
+        return  # nobody listens: the session is over
+    except LooopError as error:
+        print(f"looopctl: {error}", file=sys.stderr)
+        return
+    with shim:
+        shim.settimeout(None)
+        reader.copy()
+        while True:
+            try:
+                if not shim.recv(65536):
+                    return
+            except OSError:
+                return
+            reader.copy()
 
 
 command = Command(_configure, _run)

@@ -1,6 +1,7 @@
 """Asking shims over their control sockets, never longer than the caller's deadline. Used by pulse and `looopctl`."""
 
 import asyncio
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,37 @@ async def query(paths: Paths, worker_id: str, op: str, timeout: float = 1.0, **f
     finally:
         if writer is not None:
             writer.close()
+
+
+def hold(paths: Paths, worker_id: str, op: str, timeout: float = 2.0) -> socket.socket:
+    """A connection on which FOLLOW or TYPE was answered; the caller closes it. Raises as `query` does.
+
+    ConnectionRefusedError and FileNotFoundError pass through: nobody listens, the session is over.
+    """
+    link = socket.socket(socket.AF_UNIX)
+    try:
+        link.settimeout(timeout)
+        link.connect(str(paths.control(worker_id)))
+        link.sendall(wire.encode({"op": op}))
+        line = b""
+        while not line.endswith(b"\n"):  # one byte at a time: what follows the reply belongs to the caller
+            more = link.recv(1)
+            if not more:
+                raise ConnectionResetError("it hung up")
+            line += more
+        reply = wire.decode(line)
+        if not get_bool(reply, "ok"):
+            raise StateError(f"cannot {op} at worker {worker_id}: {get_str(reply, 'error')}")
+    except (ConnectionRefusedError, FileNotFoundError):
+        link.close()
+        raise
+    except (OSError, ValueError) as error:
+        link.close()
+        raise Unavailable(f"cannot ask worker {worker_id}: {error or 'no answer'}") from error
+    except StateError:
+        link.close()
+        raise
+    return link
 
 
 async def probe(paths: Paths, worker_ids: Iterable[str], timeout: float = 1.0) -> dict[str, Idle]:

@@ -1,8 +1,7 @@
 """Terminal output cut into its parts: text, control characters, escape and control sequences, strings.
 
-Pure, for screens and for `looopctl attach`. The pieces may come cut at any byte; what is kept between them is bounded
-whatever the output holds. A terminal's own reading of odd input varies, so who passes output on writes the parts
-anew with `encode` and never hands on what was not understood here.
+Pure, under `terminal`. The output may come cut at any byte; what is kept of an unfinished part is bounded whatever
+it holds, and no input is an error.
 """
 
 import codecs
@@ -137,19 +136,6 @@ class Splitter:
             if char == "\x1b":  # a backslash follows, or another sequence: ESC \ alone means nothing
                 self._begin("\x1b")
         return end + 1
-
-
-def encode(part: Part) -> bytes:
-    """The part as a terminal takes it."""
-    if part.kind is Kind.TEXT:
-        return part.body.encode()
-    if part.kind is Kind.CONTROL:
-        return part.final.encode()
-    if part.kind is Kind.ESCAPE:
-        return b"\x1b" + part.final.encode()
-    if part.kind is Kind.CSI:
-        return b"\x1b[" + (part.body + part.final).encode()
-    return b"\x1b" + (part.final + part.body).encode(errors="replace") + b"\x1b\\"
 
 
 def numbers(body: str) -> list[int]:

@@ -77,6 +77,11 @@ def earlier(paths: Paths, name: str, now: Stamp) -> Session:
     return session if session.state == "unknown" else _with(session, id=name.rpartition(".")[0])
 
 
+def last(paths: Paths, worker_id: str, now: Stamp) -> Session:
+    """The session of this id, judged as if its scope were gone: for who has just seen its end."""
+    return _session(paths, worker_id, "", now)
+
+
 async def probe(paths: Paths, units: Iterable[str], timeout: float = 1.0) -> dict[str, Idle]:
     """How idle the workers of these scopes are, by id; one that does not answer in time is left out."""
     return await control.probe(paths, [worker_id for unit in units if (worker_id := worker_of(unit))], timeout)

@@ -145,10 +145,23 @@ class Follower:
         self._entries: list[replay.Entry] = []
         self._stamp: tuple[int, ...] = ()
         self._size = (24, 80)
+        self._learn()
         self.screen = Screen(*self._size)
 
+    def _learn(self) -> str:
+        """The generation and, where no index tells it, its size."""
+        try:
+            meta = records.read_meta(self._folder)
+        except StateError:
+            return self._invocation
+        self._size = (meta.rows, meta.cols)
+        return meta.invocation
+
     def advance(self) -> bool:
-        """Read what is new; True when something has changed. A session without a transcript has a blank screen."""
+        """Read what is new; True when something has changed. A session without a transcript has a blank screen.
+
+        Raises StateError when the transcript cannot be read.
+        """
         try:
             with replay.Log(self._folder / "output.log") as log:
                 fresh = self._is_another(log)
@@ -156,8 +169,10 @@ class Follower:
                 if fresh:
                     self._begin(log)
                 return self._read(log) or fresh
-        except OSError:
+        except FileNotFoundError:
             return False
+        except OSError as error:
+            raise StateError(f"cannot read {self._folder / 'output.log'}: {error.strerror}") from error
 
     def close(self) -> None:
         """There is nothing open between calls."""
@@ -167,11 +182,7 @@ class Follower:
         place = self.screen.position
         if log.inode == self._inode:
             return not log.missing <= place <= log.end or log.end - place > replay.WINDOW
-        try:
-            meta = records.read_meta(self._folder)
-            invocation, self._size = meta.invocation, (meta.rows, meta.cols)
-        except StateError:
-            invocation = self._invocation
+        invocation = self._learn()
         same = self._inode >= 0 and invocation == self._invocation and log.missing <= place <= log.end
         self._inode, self._invocation = log.inode, invocation
         return not same

@@ -196,6 +196,8 @@ class Terminal:
                  "H": grid.set_tab_stop, "#8": self._align}  # fmt: skip
         if final in plain:
             plain[final]()
+        elif final in "=>":  # the keypad sends sequences of its own, mode 66 says the same
+            self._mode(66, final == "=")
         elif final == "E":
             grid.carriage_return()
             grid.index()

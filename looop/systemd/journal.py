@@ -66,6 +66,7 @@ EVENTS: dict[str, Event] = {
     "worker_verified": Event("05fb8631e0be46f38c823042dbbe468f", 5, "Worker's result verified"),
     "worker_verify_deferred": Event("01d02b5a1825498f9f78ba0647054055", 6, "Verifying is put off"),
     "stopped_workers": Event("849bb0faaed44ee19980c4b8ad219f9b", 5, "Workers stopped"),
+    "attached": Event("3a2cb0cc1e9647648abde368cf2b85dd", 5, "A terminal was attached for writing"),
     "flagged": Event("42b0d484b0a44149aa0d83145cefd828", 5, "Worker flagged"),
     "claim_taken": Event("7108d21896ca4575ad59b9488684efac", 6, "Claim taken"),
     "claim_released": Event("ba994410178e4b2a86e0ca4bb92f08c4", 6, "Claim released"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from looop.ctl.log import _Reader
+from looop.ctl.log import Reader
 from looop.sessions.transcript import Transcript
 
 
@@ -13,7 +13,7 @@ def test_a_follower_finds_its_place_in_a_shortened_transcript(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     path = tmp_path / "output.log"
-    transcript, reader = Transcript(str(path), 1000), _Reader(path, raw=True)
+    transcript, reader = Transcript(str(path), 1000), Reader(path, raw=True)
     for n in range(500):
         transcript.write(b"line %d\n" % n)
         if n % 20 == 0:
@@ -27,7 +27,7 @@ def test_a_reader_that_was_too_slow_is_told_what_is_missing(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     path = tmp_path / "output.log"
-    transcript, reader = Transcript(str(path), 1000), _Reader(path, raw=False)
+    transcript, reader = Transcript(str(path), 1000), Reader(path, raw=False)
     for n in range(500):
         transcript.write(b"line %d\r\n" % n)
     transcript.write(b"no newline")
