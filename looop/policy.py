@@ -19,7 +19,8 @@ from looop.systemd import journal
 
 
 @contextlib.contextmanager
-def _locked(paths: Paths) -> Iterator[None]:
+def locked(paths: Paths) -> Iterator[None]:
+    """Held from reading an old body to publishing the new; by the import for all of them at once."""
     with store.lock(paths.data / ".policy.lock"):
         yield
 
@@ -48,7 +49,7 @@ def write_goal(paths: Paths, config: Config, goal_id: str, body: str, now: Stamp
     """Replace a goal's body. Raises UsageError, StateError or TryAgain."""
     path = paths.goal(goal_id)
     data = _text(f"goal {goal_id}", body)
-    with _locked(paths):
+    with locked(paths):
         _replace(path, paths.history / "goals" / goal_id, data, config.history_keep)
     touch_goal(paths, goal_id, now)
 
@@ -59,7 +60,7 @@ def archive_goal(paths: Paths, goal_id: str, now: Stamp) -> Path:
     Its text is a version of its history too: which ID an ID-1.md belongs to cannot be told for sure.
     """
     path = paths.goal(goal_id)
-    with _locked(paths):
+    with locked(paths):
         if not path.is_file():
             raise Refused(f"cannot archive goal {goal_id}: there is no such goal")
         paths.archive.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -87,14 +88,14 @@ def write_sensor(paths: Paths, config: Config, name: str, script: str) -> None:
             f"cannot write sensor {name}: its first line names no interpreter",
             hint="begin the script with a line such as #!/bin/bash",
         )
-    with _locked(paths):
+    with locked(paths):
         _replace(path, paths.history / "sensors" / name, data, config.history_keep, 0o755)
 
 
 def write_playbook(paths: Paths, config: Config, body: str) -> None:
     """Replace PLAYBOOK.md. Raises UsageError, StateError or TryAgain."""
     data = _text("the playbook", body)
-    with _locked(paths):
+    with locked(paths):
         _replace(paths.playbook, paths.playbook_history, data, config.history_keep)
 
 

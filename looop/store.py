@@ -137,6 +137,19 @@ def write_changed(path: Path, data: bytes) -> bool:
     return True
 
 
+def write_all(files: Iterable[tuple[Path, bytes, int]]) -> None:
+    """`write` for several (path, content, mode): all are written and synced, then renamed one right after the other.
+
+    So that a reader sees nearly always all of them or none. Raises StateError; cut short, some may be replaced.
+    """
+    with contextlib.ExitStack() as stack:
+        ready = [(stack.enter_context(_temporary(path, data, mode)), path) for path, data, mode in files]
+        for temp, path in ready:
+            os.replace(temp, path)
+        for folder in {path.parent for _, path in ready}:
+            _fsync_folder(folder)
+
+
 def write_json(path: Path, obj: object) -> None:
     """`write` for a JSON object."""
     write(path, dump_json(obj))

@@ -3,12 +3,12 @@
 import argparse
 import re
 import time
-import tomllib
 
 from looop import seed, store
 from looop.config import load
 from looop.ctl.command import Command, Context, Parser
 from looop.errors import UsageError
+from looop.settings import changed, toml_string
 
 KEYS = ("decider_command", "worker_command", "decider_cost_usd")
 
@@ -22,27 +22,6 @@ def _configure(parser: Parser) -> None:
         metavar="USD",
         help="what one decider run costs when it does not report it; 0 for a free program",
     )
-
-
-def toml_string(text: str) -> str:
-    """`text` as a TOML basic string."""
-    escaped = "".join(
-        f"\\u{ord(c):04x}" if ord(c) < 32 or ord(c) == 127 else f"\\{c}" if c in '"\\' else c for c in text
-    )
-    return f'"{escaped}"'
-
-
-def changed(old: str, values: dict[str, str]) -> str:
-    """The file with these keys set: their old lines are replaced, all else stays as it is. Raises UsageError."""
-    lines = old.splitlines()
-    for key, value in values.items():
-        lines = [line for line in lines if not re.match(rf"\s*{key}\s*=", line)]
-    text = "\n".join([*lines, *(f"{key} = {value}" for key, value in values.items())]) + "\n"
-    try:
-        tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"cannot change the configuration by myself: {error}", hint="edit the file by hand") from error
-    return text
 
 
 def _run(args: argparse.Namespace, context: Context) -> int:

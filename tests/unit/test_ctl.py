@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from looop import __version__, ctl
+from looop import __version__, ctl, settings
 from looop.config import load
-from looop.ctl import events, init
+from looop.ctl import events
 from looop.errors import LooopError, UsageError
 from looop.paths import Paths
 
@@ -132,7 +132,7 @@ def test_init_refuses_what_would_not_work_and_writes_nothing(at_home: Paths, wor
 
 @pytest.mark.parametrize("text", ["plain", 'quo"te', "back\\slash", "new\nline", "\x1b[0m", "ünïcode"])
 def test_any_text_survives_as_toml(text: str) -> None:
-    assert tomllib.loads(f"x = {init.toml_string(text)}") == {"x": text}
+    assert tomllib.loads(f"x = {settings.toml_string(text)}") == {"x": text}
 
 
 # -- events
