@@ -65,7 +65,8 @@ class Eyes:
     pulse: Pulse = field(default_factory=Pulse)
     holders: set[str] = field(default_factory=set)
     distant: bool = False  # somebody in a unit of the system manager asks or holds something
-    running: list[str] = field(default_factory=list)
+    live: dict[str, str] | None = None
+    records: dict[str, Any] = field(default_factory=lambda: {"asks": None, "claims": None})
     mark: Mark | None = None
     lines: News | None = None
 
@@ -74,7 +75,7 @@ class Eyes:
         due = set(stale)
         paths = self.context.paths
         if due & ROLLED:
-            self._roll()
+            self._roll(due)
         for name, read in (
             ("goals", items.goals), ("playbook", items.playbook), ("snapshots", items.snapshots),
             ("schedules", items.schedules),
@@ -97,31 +98,37 @@ class Eyes:
             self.found.pop(name, None)
             self.trouble[name] = [str(error)]
 
-    def _roll(self, idle: dict[str, Any] | None = None) -> None:
-        """Records first, then systemd, then the sessions."""
-        paths, at, trouble = self.context.paths, now(), list[str]()
-        asks, leases = questions(paths, trouble), held(paths, trouble)
+    def _roll(self, due: set[str], idle: dict[str, Any] | None = None) -> None:
+        """Records first, then systemd, then the sessions: those cost most, so only when they may have changed."""
+        paths, at = self.context.paths, now()
+        trouble: dict[str, list[str]] = {"asks": [], "claims": [], "workers": []}
+        for name, read in (("asks", questions), ("claims", held)):
+            if name in due:
+                self.records[name] = read(paths, trouble[name])
+        asks, leases = self.records["asks"], self.records["claims"]
         known = holders(asks, leases)
         self.holders = {holder.unit for holder in known if holder.manager == "user"}
         self.distant = any(holder.manager == "system" for holder in known)
         roll = Roll(self.user, self.system, known)
-        sessions = workers(self.context, self.user, roll, asks, at, trouble, idle)
         self.pulse = roll.pulse
-        self.running = sorted(roll.workers or ())
-        there = {
-            "asks": None if asks is None else items.asks(asks, roll, at.wall),
-            "claims": None if leases is None else items.leases(leases, roll),
-            "workers": None if sessions is None else items.workers(sessions, paths),
-        }
-        for name, seen in there.items():
-            self.found.pop(name, None)
-            if seen is not None:
-                self.found[name] = seen
-        self.trouble["systemd"] = [*roll.trouble, *trouble]
+        self._take("asks", None if asks is None else items.asks(asks, roll, at.wall))
+        self._take("claims", None if leases is None else items.leases(leases, roll))
+        if "workers" in due or roll.workers != self.live:
+            self.live = roll.workers
+            sessions = workers(self.context, self.user, roll, asks, at, trouble["workers"], idle)
+            self._take("workers", None if sessions is None else items.workers(sessions, paths))
+            due = due | {"workers"}
+        self.trouble["systemd"] = roll.trouble
+        self.trouble |= {name: problems for name, problems in trouble.items() if name in due}
+
+    def _take(self, name: str, there: Items | None) -> None:
+        self.found.pop(name, None)
+        if there is not None:
+            self.found[name] = there
 
     async def ask_shims(self) -> None:
         """Look at the workers once more, with what only their shims know."""
-        self._roll(await fleet.probe(self.context.paths, self.running, PROBE_S))
+        self._roll({"workers"}, await fleet.probe(self.context.paths, self.live or (), PROBE_S))
 
     def seen(self) -> Seen:
         return Seen(dict(self.found), self.pulse.turn, self.mark, self.lines)
