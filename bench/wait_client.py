@@ -103,7 +103,8 @@ def main() -> int:
         calls = sum(line[0] == "cursor:" for line in lines)
         print(f"pulse restarted once and killed once: told as down {down} times")
         cpu = used.ru_utime + used.ru_stime
-        print(f"client: {calls} calls of wait, {len(told['+'])} of answer, {cpu:.1f} s of CPU, children too, in {wall:.1f} s")
+        answered = len(told["+"])
+        print(f"client: {calls} calls of wait, {answered} of answer, {cpu:.1f} s of CPU in {wall:.1f} s, children too")
         fine &= down == 0
         if not fine:
             print((folder / "log").read_text())
