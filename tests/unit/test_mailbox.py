@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -646,6 +647,38 @@ def test_ask_prints_exactly_the_answer(paths: Paths) -> None:
     assert found and found.end == "delivered"
 
 
+def test_ask_json_says_who_answered(paths: Paths) -> None:
+    process = asking(paths, "w", "--prompt", "Deploy?", "--json")
+    mailbox.answer(paths, "w-1", "ja \"é\"", NOW)
+    code, out, _ = ended(process)
+    told = {"id": "w-1", "answer": "ja \"é\"", "by": "human", "state": "delivered", "tells": []}
+    assert (code, json.loads(out)) == (0, told)
+
+
+def test_a_second_process_finds_the_answer_in_the_archive(paths: Paths) -> None:
+    process = asking(paths, "w", "--prompt", "Deploy?")
+    delivered(paths, "w-1", "ja")  # to another process that waited on the same ask
+    assert ended(process)[:2] == (0, "ja\n")
+
+
+@pytest.mark.parametrize("how", ["closed", "withdrawn"])
+def test_ask_whose_question_was_ended_says_how(paths: Paths, how: str) -> None:
+    process = asking(paths, "w", "--prompt", "Deploy?")
+    mailbox.close(paths, "w-1", how, NOW)
+    code, out, err = ended(process)
+    assert (code, out) == (1, "") and f"w-1 was {how}" in err
+
+
+def test_ask_goes_on_with_its_default(paths: Paths) -> None:
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is not installed")
+    process = asking(paths, "w", "--prompt", "Deploy?", "--expires", "200ms", "--default", "no", "--timeout", "60")
+    code, out, err = ended(process)
+    assert (code, out) == (0, "no\n") and "default" in err
+    found = mailbox.find(paths, "w-1")
+    assert found and found.end == "delivered" and found.answer and found.answer.by == "default"
+
+
 def test_ask_waits_through_a_corrupt_answer(paths: Paths) -> None:
     process = asking(paths, "w", "--prompt", "Deploy?")
     store.write(paths.answers / "w-1.json", "{")
@@ -684,6 +717,9 @@ def test_a_killed_ask_leaves_the_question(paths: Paths) -> None:
     ["ask", "w", "--prompt", "?", "--timeout", "-1"],
     ["ask", "w", "--prompt", "?", "--timeout", "soon"],
     ["ask", "w", "--prompt", "?", "--timeout", "nan"],
+    ["ask", "w", "--prompt", "?", "--expires", "1h"],
+    ["ask", "w", "--prompt", "?", "--default", "no"],
+    ["asks", "-n", "-1"],
     ["answer"],
     ["answer", "w-1", ""],
     ["answer", "../w-1", "yes"],
@@ -712,6 +748,26 @@ def test_asks_shows_a_question_without_its_control_characters(
     assert (row["id"], row["state"], row["options"], row["reference"]) == ("w-1", "unknown", ["a\nb", "c"], "r\x1b")
 
 
+def test_asks_all_shows_what_became_of_each(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOOOP_DATA_DIR", str(paths.data))
+    for n in range(1, 4):
+        ask(paths, prompt=f"{n}?", now=NOW + n)
+        back = NOW + n
+        if n < 3:
+            delivered(paths, f"w-{n}", f"a\x1b{n}")
+            back_date(paths, f"w-{n}", back)
+    assert main(["asks", "--all", "--json"]) == 0
+    shown = [(row["id"], row["state"], row["answer"]) for row in json.loads(capsys.readouterr().out)]
+    assert shown == [("w-1", "delivered", "a\x1b1"), ("w-2", "delivered", "a\x1b2"), ("w-3", "unknown", None)]
+    assert main(["asks", "-n", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "w-1" not in out and "w-2" in out and "answer: a 2" in out and "\x1b" not in out
+    assert main(["asks", "--close", "w-3", "w-9"]) == 1
+    assert capsys.readouterr().out == "w-3: closed\n" and mailbox.open_asks(paths) == []
+
+
 def test_answer_by_words_by_stdin_and_with_a_dash(
     paths: Paths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -726,9 +782,9 @@ def test_answer_by_words_by_stdin_and_with_a_dash(
         os.close(write)
         with open(read) as file, monkeypatch.context() as patch:
             patch.setattr(sys, "stdin", file)
-            assert main(["answer", f"w-{n}", *words]) == 0
+            assert main(["answer", "--no-wait", f"w-{n}", *words]) == 0
     answers = [mailbox.read_answer(paths, f"w-{n}") for n in range(1, 5)]
     assert [a.text for a in answers if a] == ["yes - please", "-v --x", "from stdin", "too"]
-    assert capsys.readouterr().out.splitlines()[0] == "w-1: yes - please"
+    assert capsys.readouterr().out.splitlines()[:2] == ["w-1: yes - please", "recorded; w has not read it yet"]
     assert main(["answer", "w-1", "no"]) == 1
     assert main(["answer", "w-99", "no"]) == 1

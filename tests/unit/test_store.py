@@ -50,6 +50,26 @@ def test_write_replaces_whole_and_leaves_no_temporary(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["f"]
 
 
+def test_what_is_old_or_latest_is_told_by_its_time(tmp_path: Path) -> None:
+    for n in (3, 1, 2):
+        (tmp_path / f"{n}.json").touch()
+        os.utime(tmp_path / f"{n}.json", (n, n))
+    (tmp_path / "folder.json").mkdir()
+    os.utime(tmp_path / "folder.json", (0, 0))
+    assert store.older(tmp_path, ".json", 2.5) == ["1", "2"]
+    assert store.latest(tmp_path, ".json", 2) == ["2", "3"]
+    assert store.older(tmp_path / "none", ".json", 9) == [] == store.latest(tmp_path / "none", ".json", 0)
+
+
+def test_something_is_due_once_in_its_time_whatever_the_clock_does(tmp_path: Path) -> None:
+    note = tmp_path / ".note"
+    assert [store.due(note, now, 10) for now in (100, 105, 110, 111, 50, 59, 60)] == [
+        True, False, True, False, True, False, True,
+    ]  # fmt: skip
+    note.write_text("{")
+    assert store.due(note, 61, 10) and not store.due(note, 62, 10)
+
+
 def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "gone" / "f"
     with pytest.raises(StateError, match="cannot write"):
