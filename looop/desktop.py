@@ -58,6 +58,7 @@ class Desktop:
         self.popups = popups
         self.owner = ""
         self.shown: dict[str, int] = {}
+        self.gone: dict[int, str] = {}  # taken away, and perhaps pressed just before
 
     # -- showing
 
@@ -115,6 +116,7 @@ class Desktop:
     def take_away(self, subject: str) -> None:
         """The ask is over, or its record is."""
         number = self.shown.pop(subject)
+        self.gone[number] = subject
         with contextlib.suppress(Refused):  # the human was quicker
             self.popups.remove(number)
 
@@ -123,8 +125,9 @@ class Desktop:
     def handle(self, event: Event) -> None:
         match event:
             case Pressed(id=number, button=button):
-                for subject in [s for s, shown in self.shown.items() if shown == number]:
-                    self.press(subject, button)
+                subjects = {shown: subject for subject, shown in self.shown.items()}
+                if number in subjects or number in self.gone:
+                    self.press(subjects.get(number) or self.gone[number], button)
             case Closed(id=number):
                 for subject in [s for s, shown in self.shown.items() if shown == number]:
                     del self.shown[subject]
@@ -132,6 +135,14 @@ class Desktop:
             case ServerChanged(owner=owner):
                 self.owner = owner
                 self.shown.clear()
+                self.gone.clear()
+
+    def heard(self) -> bool:
+        """Handle what has arrived; whether anything has."""
+        events = self.popups.drain()
+        for event in events:
+            self.handle(event)
+        return bool(events)
 
     def press(self, subject: str, button: str) -> None:
         """Answer the ask with the option of that number, as `looopctl answer` does."""
@@ -174,12 +185,14 @@ class Desktop:
         with Watcher(*folders) as watcher:
             self.popups.listen()
             self.owner = self.popups.owner()
-            while self.refresh():
-                events = self.popups.drain()
-                for event in events:
-                    self.handle(event)
-                if events:
+            # before each wait, as calls take signals off the wire; before each look, so that no press is missed
+            while True:
+                self.heard()
+                waiting = self.refresh()
+                if self.heard():
                     continue
+                if not waiting:
+                    return
                 ready = select.select([watcher, self.popups, stopped], [], [])[0]
                 if stopped in ready:
                     self.leave()
@@ -218,7 +231,8 @@ def main() -> int:
             try:
                 desktop.run(stopped)
             finally:
-                desktop.arm()
+                if not select.select([stopped], [], [], 0)[0]:
+                    desktop.arm()
     except (LooopError, OSError) as error:
         if deliveries.streak(paths, DESKTOP, str(error), clock.now()):
             journal.emit("notify_failed", channel=DESKTOP, text=f"{DESKTOP}: {error}")
