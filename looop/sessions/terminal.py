@@ -34,6 +34,20 @@ def _styled(style: Any, char: str) -> Any:
     return style._replace(data=char)
 
 
+class _Ascii(dict[str, Any]):
+    """The ASCII characters in one style, made when first used."""
+
+    def __init__(self, style: Any) -> None:
+        self.style = style
+
+    def __missing__(self, char: str) -> Any:
+        made = self[char] = self.style._replace(data=char)
+        return made
+
+
+_ascii = lru_cache(maxsize=512)(_Ascii)
+
+
 class Terminal:
     """Feed it output; look at `grid.buffer`, `grid.cursor`, `modes`, `alternate`."""
 
@@ -110,6 +124,27 @@ class Terminal:
     def _text(self, text: str) -> None:
         if self._charsets[self._shifted] == "0":
             text = text.translate(_GRAPHICS)
+        at = 0
+        while at < len(text):
+            end = min(len(text), at + self.cols - self.grid.cursor.x)
+            if end > at and not self.inserting and (run := text[at:end]).isascii():
+                self._ascii(run)
+            else:
+                end = min(len(text), at + max(1, end - at))
+                self._characters(text[at:end])
+            at = end
+
+    def _ascii(self, run: str) -> None:
+        """Characters there is room for in the row."""
+        grid = self.grid
+        x, line, cells = grid.cursor.x, grid.buffer[grid.cursor.y], _ascii(grid.cursor.attrs)
+        self._split_wide(line, x, x + len(run))
+        for at, char in enumerate(run, x):
+            line[at] = cells[char]
+        grid.cursor.x = x + len(run)
+        self._last = run[-1]
+
+    def _characters(self, text: str) -> None:
         grid, wraps = self.grid, 7 in self.modes
         for char in text:
             width = 1 if " " <= char <= "~" else wcwidth(char)
