@@ -46,6 +46,16 @@ def due(paths: Paths, now: Stamp) -> list[str]:
     return sorted(name for name, at in _read(paths).items() if _left(at, now) <= 0)
 
 
+def pending(paths: Paths, now: Stamp) -> dict[str, float]:
+    """In how many seconds each is due, soonest first; for who only looks. Raises StateError."""
+    try:
+        obj = store.read_json(paths.nudges) or {}
+        left = {name: _left(Stamp.from_json(as_object(at, name)), now) for name, at in obj.items()}
+    except JsonError as error:
+        raise StateError(f"cannot use {paths.nudges}: {error}") from error
+    return dict(sorted(left.items(), key=lambda each: each[1]))
+
+
 def done(paths: Paths, names: list[str]) -> None:
     """They were followed up: a decision was attempted."""
     if names:

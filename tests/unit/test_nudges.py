@@ -92,3 +92,21 @@ def test_without_the_bus_the_follow_up_is_kept_all_the_same(paths: Paths, live: 
     assert list(json.loads(paths.nudges.read_text())) == ["a"]
     [problem] = asyncio.run(nudges.rearm(cast(Any, live), paths, clock()))
     assert "cannot arm follow-up a" in problem
+
+
+def test_what_is_pending_can_be_looked_at(paths: Paths, live: FakeLive, clock: Clock) -> None:
+    assert nudges.pending(paths, clock()) == {}
+    for name, seconds in (("b", 20), ("a", 10)):
+        arm(live, paths, seconds, clock(), name)
+    clock.pass_(15)
+    assert list(nudges.pending(paths, clock()).items()) == [("a", pytest.approx(-5)), ("b", pytest.approx(5))]
+
+
+def test_each_is_waited_for_again_after_a_reboot(paths: Paths, live: FakeLive, clock: Clock) -> None:
+    for name, seconds in (("a", 60), ("b", 600), ("retry", 30)):
+        arm(live, paths, seconds, clock(), name)
+    booted = Stamp(clock().wall + 40, "another", 5.0)
+    fresh = FakeLive()
+    assert asyncio.run(nudges.rearm(cast(Any, fresh), paths, booted)) == []
+    assert [round(fresh.seconds(name), 1) for name in ("a", "b", "retry")] == [20, 560, 0.1]
+    assert nudges.due(paths, booted) == ["retry"]
