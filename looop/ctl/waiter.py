@@ -170,10 +170,10 @@ class Sources:
         if self._fd >= 0:
             asyncio.get_running_loop().add_reader(self._fd, self._read)
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """Be woken no more. The instance ends with the process: closing it takes the kernel 10 to 20 ms."""
         if self._fd >= 0:
             asyncio.get_running_loop().remove_reader(self._fd)
-        self.watcher.close()
 
     def _read(self) -> None:
         self.watcher.drain()
@@ -256,7 +256,7 @@ class Waiter:
                     self._warn(f"{problem}; of units nothing is learned until that works")
                 return await self._block()
             finally:
-                self.sources.close()
+                self.sources.stop()
                 await live.aclose()
 
     async def _block(self) -> Result:
