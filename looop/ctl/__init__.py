@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from looop import __version__
-from looop.ctl.command import Command, Context, Parser
+from looop.ctl.command import Command, Context, Parser, leave
 from looop.errors import ExitCode, LooopError
 
 # verb -> (module in looop.ctl, one line of help)
@@ -130,9 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = load_command(verb)
         code = command.run(args, Context())
         if command.abrupt and argv is None:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            leave(code)
         return code
     except LooopError as error:
         report(error, as_json=bool(getattr(args, "json", False)))
