@@ -53,6 +53,7 @@ VERBS = {
     "screenshot": ("screenshot", "show what is on a worker's terminal"),
     "attach": ("attach", "a terminal on a worker, read-only unless told otherwise"),
     "import": ("imports", "take over a data directory of the portable looop"),
+    "completion": ("completion", "print the completion script of a shell"),
     "version": ("version", "print the version"),
 }
 
@@ -121,6 +122,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             make_parser().print_help()
             return ExitCode.DONE
         verb = arguments[0]
+        if verb == "_ids":  # what completions ask for while a key is pressed
+            from looop.ctl.ids import main as ids
+
+            return ids(arguments[1:])
         if verb not in VERBS:
             make_parser().parse_args(arguments[:1])
         args = _parse(verb, arguments[1:])

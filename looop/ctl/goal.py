@@ -6,7 +6,9 @@ import sys
 from looop import audit, policy, seed, store
 from looop.clock import now, utc
 from looop.ctl import history
-from looop.ctl.command import Command, Context, Parser, add_body, add_journal, add_json, age, body, print_json, table
+from looop.ctl.command import (
+    Command, Context, Parser, add_body, add_journal, add_json, age, body, complete, print_json, table,
+)  # fmt: skip
 from looop.errors import Refused, StateError
 from looop.history import GOAL
 
@@ -14,16 +16,16 @@ from looop.history import GOAL
 def _configure(parser: Parser) -> None:
     verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     write = verbs.add_parser("write", help="write or replace a goal; the earlier text is kept", allow_abbrev=False)
-    write.add_argument("id", help="the goal's name")
+    complete(write.add_argument("id", help="the goal's name"), "@goals")
     add_body(write, "what is to be reached")
     add_journal(write)
     archive = verbs.add_parser("archive", help="move a goal to goals/archive", allow_abbrev=False)
-    archive.add_argument("id", help="the goal's name")
+    complete(archive.add_argument("id", help="the goal's name"), "@goals")
     add_journal(archive)
     listing = verbs.add_parser("list", help="list the goals", allow_abbrev=False)
     add_json(listing)
     show = verbs.add_parser("show", help="print a goal", allow_abbrev=False)
-    show.add_argument("id", help="the goal's name")
+    complete(show.add_argument("id", help="the goal's name"), "@goals")
     history.configure(verbs, GOAL)
 
 

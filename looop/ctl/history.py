@@ -12,7 +12,7 @@ from typing import Any
 
 from looop import audit, policy, seed, store
 from looop.clock import now, utc
-from looop.ctl.command import Context, add_journal, add_json, age, print_json, table
+from looop.ctl.command import Context, add_journal, add_json, age, complete, print_json, table
 from looop.errors import Refused
 from looop.history import GOAL, PLAYBOOK, SENSOR, Kind, Version, find, state, versions
 from looop.paths import Paths
@@ -25,20 +25,23 @@ _RED, _GREEN, _CYAN, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[36m", "\x1b[m"
 def configure(verbs: Any, kind: Kind) -> None:
     """Add the three actions to a verb's subparsers."""
     names = {"metavar": "NAME" if kind is SENSOR else "ID", "help": f"the {kind.one}'s name"}
+    known, kept = f"@known-{kind.one}s", f"@{kind.one}-versions"
     listing = verbs.add_parser("history", help="list earlier versions, or print one", allow_abbrev=False)
     if kind is not PLAYBOOK:
-        listing.add_argument("id", nargs="?", default="", **names | {"help": "without it: every one that has some"})
-    listing.add_argument("stamp", nargs="?", default="", metavar="STAMP", help="the version to print")
+        every = names | {"help": "without it: every one that has some"}
+        complete(listing.add_argument("id", nargs="?", default="", **every), known)
+    complete(listing.add_argument("stamp", nargs="?", default="", metavar="STAMP", help="the version to print"), kept)
     add_json(listing)
     diff = verbs.add_parser("diff", help="show what changed since a version, or between two", allow_abbrev=False)
     if kind is not PLAYBOOK:
-        diff.add_argument("id", **names)
-    diff.add_argument("stamps", nargs="*", metavar="STAMP", help=f"{STAMP_HELP} (default: -1 against the present)")
+        complete(diff.add_argument("id", **names), known)
+    which = f"{STAMP_HELP} (default: -1 against the present)"
+    complete(diff.add_argument("stamps", nargs="*", metavar="STAMP", help=which), kept)
     restore = verbs.add_parser("restore", help="bring an earlier version back; the present one is kept",
                                allow_abbrev=False)  # fmt: skip
     if kind is not PLAYBOOK:
-        restore.add_argument("id", **names)
-    restore.add_argument("stamp", metavar="STAMP", help=STAMP_HELP)
+        complete(restore.add_argument("id", **names), known)
+    complete(restore.add_argument("stamp", metavar="STAMP", help=STAMP_HELP), kept)
     add_journal(restore)
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from looop import importing, store, upstream
 from looop.clock import now
-from looop.ctl.command import Command, Context, Parser, add_json, print_json
+from looop.ctl.command import Command, Context, Parser, add_json, complete, print_json
 from looop.importing import Plan
 
 
 def _configure(parser: Parser) -> None:
-    parser.add_argument("path", metavar="PATH", type=Path, help="the other data directory; it is only read")
+    path = parser.add_argument("path", metavar="PATH", type=Path, help="the other data directory; it is only read")
+    complete(path, "folder")
     parser.add_argument("--config", metavar="FILE", type=Path, help="its settings, if not PATH/config.json")
     parser.add_argument("-n", "--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument("--force", action="store_true", help="take what differs from what is here; that is kept")

@@ -7,7 +7,9 @@ import sys
 from looop import audit, policy, seed, sensors, store
 from looop.clock import now
 from looop.ctl import history
-from looop.ctl.command import Command, Context, Parser, add_body, add_journal, add_json, age, body, print_json, table
+from looop.ctl.command import (
+    Command, Context, Parser, add_body, add_journal, add_json, age, body, complete, print_json, table,
+)  # fmt: skip
 from looop.errors import Refused
 from looop.history import SENSOR
 
@@ -17,13 +19,13 @@ PATIENCE = 75.0  # seconds to wait for the pulse to end its own round
 def _configure(parser: Parser) -> None:
     verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     write = verbs.add_parser("write", help="write or replace a sensor; the earlier one is kept", allow_abbrev=False)
-    write.add_argument("name", help="the sensor's name, without .sh")
+    complete(write.add_argument("name", help="the sensor's name, without .sh"), "@sensors")
     add_body(write, "the script; its first line names the interpreter")
     add_journal(write)
     listing = verbs.add_parser("list", help="list the sensors and their last reading", allow_abbrev=False)
     add_json(listing)
     run = verbs.add_parser("run", help="run one sensor now, as the loop does", allow_abbrev=False)
-    run.add_argument("name", help="the sensor's name, without .sh")
+    complete(run.add_argument("name", help="the sensor's name, without .sh"), "@sensors")
     history.configure(verbs, SENSOR)
 
 

@@ -8,16 +8,17 @@ from typing import Any
 
 from looop import why
 from looop.clock import now
-from looop.ctl.command import Command, Context, Parser, add_json, age, print_json
+from looop.ctl.command import Command, Context, Parser, add_json, age, complete, print_json
 
 WIDTH = 11
 
 
 def _configure(parser: Parser) -> None:
-    parser.add_argument(
+    what = parser.add_argument(
         "id", metavar="ID|RUN",
         help="a worker (its last generation, or an earlier one, as named here) or a run; worker:ID, run:RUN say which",
     )  # fmt: skip
+    complete(what, "@explained")
     add_json(parser)
 
 
