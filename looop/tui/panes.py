@@ -95,8 +95,9 @@ def foot(state: State, cols: int) -> Line:
     return fit([("foot bad", f" {state.said} ") if state.said else ("foot", " " + keys)], cols, "foot")
 
 
-def fleet(state: State, cols: int, rows: int) -> list[Line]:
+def fleet(state: State, facts: Facts, cols: int, rows: int) -> list[Line]:
     """The table; the pulse stays in the first row, whatever is scrolled."""
+    known = facts.look is not None and facts.look.sessions is not None
     table = Table.fitting(state.rows, cols)
     pinned, workers = state.rows[:1], state.rows[1:]
     room = max(0, rows - 1 - len(pinned))
@@ -107,8 +108,8 @@ def fleet(state: State, cols: int, rows: int) -> list[Line]:
         place = f" {first + 1}-{first + len(shown)} of {len(workers)} "
         header = [*fit(header, max(0, cols - len(place))), ("title", place)]
     lines = [header, *(_row(table, row, state, cols) for row in [*pinned, *shown])]
-    if len(state.rows) == 1:
-        lines.append([("dim", "no workers")])
+    if not workers:
+        lines.append([("dim", "no workers" if known else "the workers are not known")])
     return box(lines, cols, rows)
 
 

@@ -111,7 +111,7 @@ class State:
     view: View
     within: float = 0.0  # --since, 0 = not given
     focus: Pane = Pane.FLEET
-    selected: str = PULSE
+    selected: str = ""
     ask: str = ""
     zoom: bool = False
     help: bool = False

@@ -203,7 +203,7 @@ class Root(urwid.Widget):
         def make(cols: int, rows: int) -> Made:
             facts = self.facts()
             if pane is Pane.FLEET:
-                return panes.fleet(state, cols, rows), None
+                return panes.fleet(state, facts, cols, rows), None
             if pane is Pane.SCREEN:
                 lines = panes.screen(state, facts, cols, rows)
                 return lines, None if state.draft else panes.caret(state, facts.frame, cols, rows)
