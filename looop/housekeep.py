@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from looop import (
-    claims, mailbox, notifications, nudges, policy, probes, runs, schedules, sensors, store, tells, verify, view,
+    audit, claims, mailbox, notifications, nudges, policy, probes, runs, schedules, sensors, store, tells, verify, view,
 )  # fmt: skip
 from looop.clock import Stamp
 from looop.config import Config
@@ -79,7 +79,7 @@ def prune(s: Services, live: dict[str, str], judge: claims.Judge) -> list[str]:
     paths, config, now = s.paths, s.config, s.clock()
     parts: list[Callable[[], Any]] = [
         lambda: fleet.prune(paths, config, live, now),
-        lambda: expire(paths, judge, now),
+        lambda: expire(s, judge),
         lambda: mailbox.prune(paths, config.answered_ttl, now.wall),
         lambda: tells.drop_stale(paths, judge, now.wall),
         lambda: tells.prune(paths, config.answered_ttl, now.wall),
@@ -94,10 +94,11 @@ def prune(s: Services, live: dict[str, str], judge: claims.Judge) -> list[str]:
     return problems
 
 
-def expire(paths: Paths, judge: claims.Judge, now: Stamp) -> None:
+def expire(s: Services, judge: claims.Judge) -> None:
     """Answer what is due with its default, where the asker itself does not: it is stopped, or hangs."""
-    for ask in mailbox.expire_due(paths, judge, now):
-        notifications.expired(paths, ask)
+    for ask in mailbox.expire_due(s.paths, judge, s.clock()):
+        notifications.expired(s.paths, ask)
+        audit.line(s.paths, s.config, mailbox.expiry_line(ask), "", s.clock())
 
 
 # -- sense

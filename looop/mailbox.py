@@ -283,6 +283,11 @@ def expire(paths: Paths, ask_id: str, now: Stamp) -> Ask | None:
     return replace(ask, answer=said)
 
 
+def expiry_line(ask: Ask) -> str:
+    """For journal.md."""
+    return f"nobody answered {ask.id} in time · it goes on with {ask.default}"
+
+
 def expire_due(paths: Paths, judge: Judge, now: Stamp) -> list[Ask]:
     """`expire` whatever is due and whose asker may live: for askers that are stopped or hang.
 

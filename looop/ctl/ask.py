@@ -5,6 +5,7 @@ when asks/ or answers/ change. The answer counts as delivered once it is printed
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 from looop import clock, mailbox, tells
 from looop.ctl.command import Command, Context, Parser, add_json, body, print_json, printable
+from looop.ctl.tell import reader
 from looop.errors import ExitCode, LooopError, Refused, TimedOut, Unavailable, UsageError
 from looop.mailbox import Answer, Ask
 from looop.paths import Paths
@@ -65,8 +67,8 @@ def _run(args: argparse.Namespace, context: Context) -> int:
             escalate_after=escalate_after, expires_in=expires_in, default=args.default or "", asked=now,
             on_new=lambda new: _notify(paths, new),
         )  # fmt: skip
-        answer = _wait(paths, ask, watcher, deadline)
-    (_print_json if args.json else _print)(paths, ask, answer, who)
+        answer = _wait(context, ask, watcher, deadline)
+    (_print_json if args.json else _print)(paths, ask, answer)
     return ExitCode.DONE
 
 
@@ -95,8 +97,8 @@ def _notify(paths: Paths, ask: Ask) -> None:
     notifications.raised(paths, ask)
 
 
-def _wait(paths: Paths, ask: Ask, watcher: Watcher, deadline: float | None) -> Answer:
-    warned = ""
+def _wait(context: Context, ask: Ask, watcher: Watcher, deadline: float | None) -> Answer:
+    paths, warned = context.paths, ""
     while True:
         found = mailbox.find(paths, ask.id)
         if found and found.answer:
@@ -113,7 +115,7 @@ def _wait(paths: Paths, ask: Ask, watcher: Watcher, deadline: float | None) -> A
         if watcher.wait(max(0.0, min(ends)) if ends else None):
             continue
         if left is not None and (ask.left(clock.now()) or 0.0) <= 0:
-            _expire(paths, ask)
+            _expire(context, ask)
         elif deadline is not None and time.monotonic() >= deadline:
             answer = mailbox.withdraw(paths, ask.id, clock.now().wall)
             if answer:
@@ -121,38 +123,42 @@ def _wait(paths: Paths, ask: Ask, watcher: Watcher, deadline: float | None) -> A
             raise TimedOut(f"cannot get an answer to {ask.id} in time: it is withdrawn")
 
 
-def _expire(paths: Paths, ask: Ask) -> None:
-    expired = mailbox.expire(paths, ask.id, clock.now())
+def _expire(context: Context, ask: Ask) -> None:
+    now = clock.now()
+    expired = mailbox.expire(context.paths, ask.id, now)
     if expired:
-        from looop import notifications
+        from looop import audit, notifications
 
         print(f"looopctl: nobody answered {ask.id} in time: going on with its default", file=sys.stderr)
-        notifications.expired(paths, expired)
+        notifications.expired(context.paths, expired)
+        with contextlib.suppress(UsageError):  # settings that cannot be read are the pulse's complaint
+            audit.line(context.paths, context.config, mailbox.expiry_line(expired), "", now)
 
 
 # -- once there is an answer
 
 
-def _print(paths: Paths, ask: Ask, answer: Answer, who: Holder | None) -> None:
+def _print(paths: Paths, ask: Ask, answer: Answer) -> None:
     """The answer alone. Messages are shown on stderr, which may go nowhere, so that does not count as read."""
     sys.stdout.flush()
     sys.stdout.buffer.write(answer.text.encode(errors="replace") + b"\n")
     sys.stdout.buffer.flush()
     _deliver(paths, ask, answer)
-    mine = _messages(paths, ask, who)
+    mine, _ = _messages(paths, ask)
     for message in mine:
         print(f"• {printable(message.text)}", file=sys.stderr)
     if mine:
         print("looopctl: run `looopctl told` to read these in full and mark them as read", file=sys.stderr)
 
 
-def _print_json(paths: Paths, ask: Ask, answer: Answer, who: Holder | None) -> None:
+def _print_json(paths: Paths, ask: Ask, answer: Answer) -> None:
     """The answer and the messages for this generation, which are marked as read once all of it is flushed."""
     said = {"id": ask.id, "answer": answer.text, "by": answer.by, "state": "delivered"}
     printed = False
     try:
-        if who and _messages(paths, ask, who):
-            with tells.told(paths, ask.worker, who, clock.now().wall) as messages:
+        mine, me = _messages(paths, ask)
+        if mine and me:
+            with tells.told(paths, ask.worker, me, clock.now().wall) as messages:
                 _document(said, messages)
                 printed = True
     except LooopError as error:
@@ -168,12 +174,15 @@ def _document(said: dict[str, str], messages: Sequence[tells.Tell]) -> None:
     sys.stdout.flush()
 
 
-def _messages(paths: Paths, ask: Ask, who: Holder | None) -> list[tells.Tell]:
+def _messages(paths: Paths, ask: Ask) -> tuple[list[tells.Tell], Holder | None]:
+    """The messages for the generation of the worker that this process belongs to, and that generation."""
     try:
-        return [message for message in tells.pending(paths, ask.worker)[0] if message.holder == who]
+        found = tells.pending(paths, ask.worker)[0]
+        me = reader(ask.worker) if found else None
+        return [message for message in found if me and message.holder == me], me
     except LooopError as error:
         print(f"looopctl: {error}", file=sys.stderr)
-        return []
+        return [], None
 
 
 def _deliver(paths: Paths, ask: Ask, answer: Answer) -> None:

@@ -47,8 +47,8 @@ def _run_told(args: argparse.Namespace, context: Context) -> int:
     if not worker:
         raise UsageError("cannot tell whose messages to read", hint="looopctl told WORKER")
     found, broken = tells.pending(context.paths, safe_name("a worker", worker))
-    if found and _is_me(worker):
-        me = Holder(worker_unit(worker), "user", _invocation(worker) or "", clock.boot_id())
+    me = reader(worker) if found else None
+    if me:
         with tells.told(context.paths, worker, me, clock.now().wall) as messages:
             _show(messages, args.json)
     else:
@@ -60,11 +60,16 @@ def _run_told(args: argparse.Namespace, context: Context) -> int:
     return ExitCode.DONE
 
 
-def _is_me(worker: str) -> bool:
-    """True in the worker's own scope, and in that of a lease it holds for a command."""
+def reader(worker: str) -> Holder | None:
+    """The generation of `worker` that this process reads messages for; None when it is not that worker's.
+
+    It is in the worker's own scope, and in that of a lease it holds for a command. Raises Unavailable.
+    """
     _, unit = unit_of_cgroup(Path("/proc/self/cgroup").read_text()) or ("", "")
     held = unit.startswith("looop-hold-") and os.environ.get("LOOOP_SESSION_ID") == worker
-    return held or unit == worker_unit(worker)
+    if not held and unit != worker_unit(worker):
+        return None
+    return Holder(worker_unit(worker), "user", _invocation(worker) or "", clock.boot_id())
 
 
 def _show(messages: list[tells.Tell], as_json: bool) -> None:

@@ -226,6 +226,7 @@ def test_an_expired_ask_goes_on_with_its_default(events: Events, journal: Journa
     [row] = looopctl_json("asks", "-a")
     assert (row["state"], row["by"], row["answer"]) == ("delivered", "default", "not today")
     journal.wait("ask_expired", LOOOP_ASK="w1-1")
+    assert "nobody answered w1-1 in time · it goes on with not today" in (DATA / "journal.md").read_text()
     assert not journal.find(LOOOP_EVENT="ask_answered")
     bad = looopctl("ask", "w1", "--prompt", "?", "--expires", "soon", "--default", "x", check=False)
     assert bad.returncode == 64 and "soon" in bad.stderr
@@ -340,6 +341,15 @@ def test_ask_json_brings_the_messages_and_marks_them_as_read(events: Events) -> 
     assert [message["msg"] for message in document["tells"]] == ["mind the gap", "and the step"]
     read = [json.loads((DATA / f"tells/consumed/w1-{n}.json").read_text())["consumed"]["reason"] for n in (1, 2)]
     assert read == ["read", "read"] and not list(DATA.glob("tells/[!.]*.json"))
+
+
+def test_a_worker_that_works_under_a_lease_is_told_as_well(events: Events) -> None:
+    process = worker(f"{LOOOPCTL} claim repo -- {LOOOPCTL} ask --prompt Deploy? --json")
+    pending(events)
+    looopctl("tell", "w1", "mind the gap")
+    looopctl("answer", "w1-1", "yes")
+    document = json.loads(process.communicate(timeout=20)[0])
+    assert [message["msg"] for message in document["tells"]] == ["mind the gap"]
 
 
 def test_a_reader_killed_while_it_prints_loses_nothing_and_holds_up_nobody(events: Events, gate: Path) -> None:
