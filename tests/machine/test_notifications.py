@@ -161,6 +161,7 @@ def test_a_hook_that_floods_costs_no_memory_and_no_journal(events: Events, journ
 def test_asking_does_not_wait_for_the_notification(events: Events, told: Path, gate: Path) -> None:
     hooks(f"read -r _ < {gate}; cat >> {told}", notify_timeout=60, notify_desktop="off")
     process = worker("--prompt", "Deploy?")
+    events.wait_for(lambda: record("w1-1").get("channels"), what="the hook runs")
     answer(events, process, "w1-1", "yes")
     assert not told.exists()
     with open(gate, "w"):
