@@ -131,8 +131,8 @@ class _Attachment:
             try:
                 self._take_size()
                 self.follower.advance()
-                clipped = f", {self._sizes()}" if self.view.clipped(self.follower.screen) else ""
-                self._say(("writing" if self.typing else "read-only") + f"; {shown_key(self.key)} detaches{clipped}")
+                clipped = f"; {self._sizes()}" if self.view.clipped(self.follower.screen) else ""
+                self._say(f"{shown_key(self.key)} detaches; {'writing' if self.typing else 'read-only'}{clipped}")
                 return self._loop(wakeup, caught)
             except OSError:
                 return 128 + signal.SIGHUP  # this terminal is gone: the links and files have errors of their own
