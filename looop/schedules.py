@@ -286,7 +286,7 @@ async def arm(live: Live, paths: Paths, now: Stamp) -> list[str]:
             problems.append(f"cannot arm schedule {name}: {error}")
     try:
         for unit in sorted(there - {timer(name) for name in usable}):
-            live.stop(unit)
+            live.drop(unit)
     except LooopError as error:
         problems.append(f"cannot keep the schedules: {error}")
     return problems

@@ -70,8 +70,8 @@ def _follow(watcher: Watcher, paths: Paths) -> None:
 def _draw(lines: list[str]) -> bool:
     """Whether there is anybody to draw for."""
     try:
-        sys.stdout.write(CLEAR + "\n".join(lines) + "\n")
-        sys.stdout.flush()
+        with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as screen:  # nothing is left for the exit
+            screen.write((CLEAR + "\n".join(lines) + "\n").encode(errors="replace"))
     except OSError:
         return False
     return True

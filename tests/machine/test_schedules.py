@@ -1,7 +1,15 @@
 """Schedules on a real systemd: each instant fires once, whatever happens to the pulse, and what is bad is refused."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +20,7 @@ import pytest
 from looop.errors import UsageError
 from looop.systemd import timespec
 from tests.machine.harness import (
-    Done, Events, Journal, Pulse, looopctl, looopctl_json, systemctl, unit, units,
+    LOOOPCTL, RUNTIME, Done, Events, Journal, Pulse, command, looopctl, looopctl_json, systemctl, unit, units,
 )  # fmt: skip
 
 RULES = """
@@ -353,3 +361,101 @@ def test_follow_ups_wait_beside_each_other_and_survive_a_restart(loop: Pulse, jo
     journal.events.wait_for(lambda: wanted <= units("looop-nudge@*.timer"))
     pending = looopctl_json("status")["timers"]
     assert [round((pending[timer] - now) / 100) for timer in sorted(wanted)] == [9, 18]
+
+
+# -- docs/schedules.md and status
+
+
+def examples(text: str) -> list[str]:
+    """The commands of a page, in order."""
+    return [line.strip() for line in text.splitlines() if line.startswith(("    looopctl ", "    systemctl "))]
+
+
+def test_every_command_of_the_page_works_and_its_rule_is_sound(pulse: Pulse, journal: Journal) -> None:
+    page = (Path(__file__).parents[2] / "docs/schedules.md").read_text()
+    pulse.configure("beat_gap = 0.1\n")
+    pulse.start()
+    journal.wait("sense_done")
+    path = {**os.environ, "PATH": f"{Path(LOOOPCTL).parent}:{os.environ['PATH']}"}
+    found = examples(page)
+    assert len(found) >= 9
+    for line in found:
+        done = command("/bin/sh", "-c", line, check=False, env=path)
+        assert done.returncode == 0 or "grep" in line, (line, done)
+    assert [row["name"] for row in looopctl_json("schedule", "list")] == ["backup-check", "look-again"]
+    rule = "\n".join(line[4:] for line in page.split("## Acting on one")[1].split("`fired` is null")[0].splitlines())
+    world = json.loads((RUNTIME / "looop/world.json").read_text())
+    world["schedules"] = {"report": {"state": "fired", "fired": "2026-11-20T21:33:07Z"}}
+    rules, file = pulse.data / "page.toml", pulse.data / "world.json"
+    rules.write_text(rule)
+    file.write_text(json.dumps(world))
+    checked = looopctl("rules", "check", str(rules), "--world", str(file)).stdout
+    assert "Write the report for 2026-11-20T21:33:07Z." in checked or "start-worker report" in checked
+
+
+class Screen:
+    """`looopctl status --watch` on a terminal of 80x24."""
+
+    def __init__(self) -> None:
+        self.seen = b""
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.process = subprocess.Popen(
+            [LOOOPCTL, "status", "--watch"], stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+            env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"},
+        )  # fmt: skip
+        os.close(slave)
+        os.set_blocking(self.master, False)
+
+    def drawings(self) -> list[str]:
+        with contextlib.suppress(BlockingIOError, OSError):
+            while chunk := os.read(self.master, 65536):
+                self.seen += chunk
+        return self.seen.decode(errors="replace").replace("\r\n", "\n").split("\033[H\033[2J\033[3J")[1:]
+
+    def wait(self, text: str, there: bool = True) -> str:
+        """The latest drawing, once it has this text, or has it no longer."""
+        deadline = time.monotonic() + 20
+        while not (found := self.drawings()[-1:]) or (text in found[0]) != there:
+            left = deadline - time.monotonic()
+            assert left > 0 and self.process.poll() is None, f"waited in vain for {text!r}: {found}"
+            select.select([self.master], [], [], left)
+        return found[0]
+
+    def close(self) -> int:
+        with contextlib.suppress(OSError):
+            os.close(self.master)
+        return self.process.wait(20)
+
+
+def test_status_shows_what_is_pending_and_is_drawn_again_when_something_changes(
+    loop: Pulse, journal: Journal, events: Events
+) -> None:
+    refused = looopctl("status", "--watch", check=False)
+    assert refused.returncode == 64 and "no terminal" in refused.stderr
+    loop.start()
+    journal.wait("sense_done")
+    events.wait_for(lambda: bool(looopctl_json("status")["idle"]))
+    screen = Screen()
+    try:
+        first = screen.wait("looop is running, 0 workers, idle: ")
+        assert "schedule" not in first and max(map(len, first.splitlines())) <= 80
+        write("--in", "2h", "--note", "a note")
+        assert "last beat" in screen.wait("schedule  s1 in 2h: a note")
+        loop.kill("STOP")
+        looopctl("schedule", "rm", "s1")
+        screen.wait("schedule  s1", there=False)
+        loop.kill("CONT")
+        loop.stop()
+        screen.wait("looop is stopped, 0 workers")
+        screen.process.send_signal(signal.SIGINT)
+        assert screen.process.wait(20) == 0
+    finally:
+        screen.process.kill()
+        screen.close()
+
+
+def test_a_watching_status_ends_with_its_terminal(loop: Pulse) -> None:
+    screen = Screen()
+    screen.wait("looop is stopped")
+    assert screen.close() == 0
