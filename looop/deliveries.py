@@ -178,7 +178,7 @@ def escalation(every: float, round: int) -> float:
 
 
 def _path(paths: Paths, subject: str) -> Path:
-    for part in (subject[:64], f"_{subject[64:127]}"):  # an ask's id may be longer than a name
+    for part in (subject[:64], f"_{subject[64:]}"):  # an ask's id may be longer than a name
         safe_name("a notification", part)
     return paths.notifications / f"{subject}.json"
 

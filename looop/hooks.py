@@ -50,10 +50,11 @@ class Kept:
 class _Run:
     """One hook that runs."""
 
-    def __init__(self, hook: str, stdin: int, env: Mapping[str, str], cwd: Path, deadline: float) -> None:
+    def __init__(self, hook: str, stdin: int, env: Mapping[str, str], cwd: Path, limit: float) -> None:
         self.hook = hook
-        self.deadline = deadline
+        self.limit = limit
         self.began = time.monotonic()
+        self.deadline = self.began + limit
         self.timed_out = False
         self.kept = Kept()
         self.process = subprocess.Popen(
@@ -94,7 +95,7 @@ class _Run:
 
     def _error(self, code: int, output: str) -> str:
         if self.timed_out:
-            how = f"did not end within {self.deadline - self.began:.0f} s"
+            how = f"did not end within {self.limit:g} s"
         elif code < 0:
             how = f"was killed by {signal.Signals(-code).name if -code in set(signal.Signals) else -code}"
         elif code:
@@ -115,7 +116,7 @@ def run(hooks: Sequence[str], given: bytes, env: Mapping[str, str], cwd: Path, t
         try:
             os.write(stdin, given)
             os.lseek(stdin, 0, os.SEEK_SET)
-            started = _Run(hook, stdin, env, cwd, time.monotonic() + timeout)
+            started = _Run(hook, stdin, env, cwd, timeout)
         except OSError as error:
             results[hook] = Result(f"cannot be started: {error.strerror}", "", 0.0)
             continue
