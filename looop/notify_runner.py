@@ -24,6 +24,7 @@ from looop.systemd.manager import Manager
 
 LOOPS = 10  # what becomes due while hooks run is told in the same run, within reason
 LONGEST_S = 600
+MESSAGE_MAX = 4096
 PULSE_UNIT = "looop.service"
 NO_DESKTOP = "no notification server is on the session's bus"
 
@@ -75,6 +76,11 @@ def payload(record: Record, ask: Ask | None, judge: questions.Judge, wall: float
     }
 
 
+def variable(value: str) -> str:
+    """`value` as the environment can hold it, cut to a few KB."""
+    return value[:MESSAGE_MAX].replace("\0", " ").encode(errors="replace").decode()
+
+
 class Notifier:
     """One run for one subject."""
 
@@ -108,7 +114,7 @@ class Notifier:
         given = json.dumps(payload(record, ask, self.judge, now.wall), ensure_ascii=False).encode(errors="replace")
         env = environment(
             self.paths, self.config, self.config.notify_env, bus=True, LOOOP_NOTIFY_KIND=record.kind,
-            LOOOP_ASK=ask.id if ask else "",
+            LOOOP_ASK=ask.id if ask else "", LOOOP_NOTIFY_MESSAGE=variable(text(record, ask, now.wall)),
         )  # fmt: skip
         limit = float(min(self.config.notify_timeout or LONGEST_S, LONGEST_S))
         for hook, result in hooks.run(chosen, given + b"\n", env, Path(env["HOME"]), limit).items():

@@ -1,13 +1,21 @@
 """What there is to tell, what the beat makes up for, and what a hook is given."""
 
 import asyncio
+import http.server
 import json
+import os
+import re
+import shutil
+import textwrap
+import threading
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from looop import config as settings, deliveries, mailbox, notifications, notify_runner, questions
+from looop import config as settings, deliveries, hooks, mailbox, notifications, notify_runner, questions
 from looop.config import Config
 from looop.deliveries import DESKTOP, PULSE, Delivery, Record, later
 from looop.desktop import popup_of
@@ -226,6 +234,68 @@ def test_problems_name_failing_channels_and_asks_nobody_heard_of(
     assert failing.endswith("hook: mail: exited 1") and untold == "nobody was told of w1-1: exited 1"
     deliveries.note(paths, "w1-1", 0, "hook: mail", "", clock(), 30)
     assert notifications.problems(paths) == []
+
+
+# -- the examples of the manual
+
+
+def examples() -> list[str]:
+    text = (Path(__file__).parents[2] / "docs/notifications.md").read_text()
+    blocks = re.findall(r"^    notify_hooks = \[\"\"\"\n.*?^    \"\"\"\]$", text, re.S | re.M)
+    return [hook for block in blocks for hook in tomllib.loads(textwrap.dedent(block))["notify_hooks"]]
+
+
+def environment_of(message: str) -> dict[str, str]:
+    said = notify_runner.variable(message)
+    given = {"LOOOP_NOTIFY_KIND": "raised", "LOOOP_ASK": "w1-1", "LOOOP_NOTIFY_MESSAGE": said}
+    return {"PATH": os.environ["PATH"], **given}
+
+
+def test_the_mail_of_the_manual_is_sent(tmp_path: Path) -> None:
+    [hook] = [hook for hook in examples() if "sendmail" in hook]
+    program = tmp_path / "sendmail"
+    program.write_text('#!/bin/sh\ncat > "$0.$*"\n')
+    program.chmod(0o755)
+    hook = hook.replace("/usr/sbin/sendmail", str(program))
+    [result] = hooks.run([hook], b"{}", environment_of("w1 asks: Deploy\n%s $(x)?\0"), tmp_path, 10).values()
+    assert result.error == ""
+    sent = (tmp_path / "sendmail.-t -oi").read_text()
+    assert sent == "To: you@example.org\nSubject: looop: raised w1-1\n\nw1 asks: Deploy\n%s $(x)? \n"
+
+
+class Listener(http.server.BaseHTTPRequestHandler):
+    heard: list[tuple[str | None, bytes]] = []
+    status = 200
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.heard.append((self.headers["Title"], body))
+        self.send_response(self.status)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+def test_the_webhook_of_the_manual_is_called_and_its_refusal_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [hook] = [hook for hook in examples() if "curl" in hook]
+    with http.server.HTTPServer(("127.0.0.1", 0), Listener) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            hook = hook.replace("https://ntfy.example.org", f"http://127.0.0.1:{server.server_port}")
+            env = environment_of("w1 asks: «Deploy»?")
+            [result] = hooks.run([hook], b"{}", env, tmp_path, 20).values()
+            assert result.error == "" and Listener.heard == [("looop w1-1", "w1 asks: «Deploy»?".encode())]
+            monkeypatch.setattr(Listener, "status", 503)
+            [result] = hooks.run([hook], b"{}", env, tmp_path, 20).values()
+            assert "503" in result.error
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 # -- what is said
