@@ -7,17 +7,19 @@ pulse; `current` by looop-notify. The unit learns the data directory from a file
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from looop import deliveries, mailbox, questions, store
 from looop.clock import Stamp, now as clock_now, utc
-from looop.config import Config
 from looop.deliveries import DESKTOP, HOOK, MESSAGE, PULSE, Record
 from looop.errors import LooopError, StateError, TryAgain, Unavailable
 from looop.paths import Paths
 from looop.questions import Ask, Judge
 from looop.systemd import journal
 from looop.systemd.manager import Manager, usec
+
+if TYPE_CHECKING:  # 4 ms that `looopctl ask` does not need
+    from looop.config import Config
 
 DESKTOP_UNIT = "looop-desktop.service"
 STARTS = 8  # most units one `settle` starts: the rest is for the next beat
@@ -42,7 +44,7 @@ def timer(subject: str) -> str:
     return f"looop-notify@{subject}.timer"
 
 
-def channels(config: Config) -> list[str]:
+def channels(config: "Config") -> list[str]:
     """Everybody who is to be told."""
     return [*(HOOK + hook for hook in config.notify_hooks), *([DESKTOP] if config.notify_desktop == "auto" else [])]
 
@@ -180,7 +182,7 @@ def finish(paths: Paths, record: Record, why: str) -> None:
     deliveries.save(paths, record)
 
 
-def finish_told(paths: Paths, subject: str, config: Config, now: Stamp) -> float | None:
+def finish_told(paths: Paths, subject: str, config: "Config", now: Stamp) -> float | None:
     """End a record that waits for nobody once every channel is settled; else in how many seconds to look again."""
     with deliveries.locked(paths):
         record = deliveries.load(paths, subject)
@@ -226,7 +228,7 @@ def disarm(manager: Starter) -> None:
 # -- the beat
 
 
-async def settle(live: Starter, paths: Paths, config: Config, now: Stamp, judge: Judge = _nobody) -> list[str]:
+async def settle(live: Starter, paths: Paths, config: "Config", now: Stamp, judge: Judge = _nobody) -> list[str]:
     """Start whatever is due and does not run, make missing timers again, end what is over; what went wrong.
 
     Costs one call while there is nothing to tell, and one record read for each open ask.
@@ -237,7 +239,7 @@ async def settle(live: Starter, paths: Paths, config: Config, now: Stamp, judge:
         return [f"cannot look after the notifications: {error}"]
 
 
-def _settle(live: Starter, paths: Paths, config: Config, now: Stamp, judge: Judge) -> list[str]:
+def _settle(live: Starter, paths: Paths, config: "Config", now: Stamp, judge: Judge) -> list[str]:
     deliveries.prune(paths, config.answered_ttl, now.wall)
     asks = {ask.id: ask for ask in mailbox.pending(paths) if not ask.broken}
     known = deliveries.subjects(paths)

@@ -128,8 +128,25 @@ def programs(context: Context) -> Iterator[Finding]:
             yield Finding("fail", f"{key}: {words[0]} is not on PATH", "install it, or run looopctl init again")
 
 
+def telling(context: Context) -> Iterator[Finding]:
+    """Who tells the human of an ask, and what has failed lately."""
+    from looop import notifications
+    from looop.systemd import popups
+
+    config = context.config
+    ways = [f"{len(config.notify_hooks)} of your hooks"] if config.notify_hooks else []
+    if config.notify_desktop == "auto" and popups.possible():
+        ways.append("the desktop")
+    if ways:
+        yield Finding("ok", f"asks are told by {' and '.join(ways)}")
+    else:
+        yield Finding("warn", "asks are told by nobody: no hook is set and no desktop is here", "set notify_hooks")
+    for problem in notifications.problems(context.paths):
+        yield Finding("warn", problem)
+
+
 CHECKS: tuple[Callable[[Context], Iterator[Finding]], ...] = (
-    programs, manager, linger, journal, confinement, controllers,
+    programs, manager, linger, journal, confinement, controllers, telling,
 )  # fmt: skip
 
 
