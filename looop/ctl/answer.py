@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from looop import audit, claims, clock, mailbox
-from looop.ctl.command import Command, Context, Parser, add_body, add_json, body, print_json, printable
+from looop.ctl.command import Command, Context, Parser, add_body, add_json, body, complete, print_json, printable
 from looop.errors import ExitCode, Refused
 from looop.mailbox import Ask
 from looop.paths import Paths
@@ -21,7 +21,7 @@ DELIVERY_S = 1.0
 
 
 def _configure(parser: Parser) -> None:
-    parser.add_argument("ask", metavar="ASK", help="the id that `looopctl asks` shows")
+    complete(parser.add_argument("ask", metavar="ASK", help="the id that `looopctl asks` shows"), "@asks")
     add_body(parser, "the answer")
     parser.add_argument("--force", action="store_true", help="replace an answer that is there and was not read yet")
     parser.add_argument("--no-wait", action="store_true", help="do not wait a moment to see the answer delivered")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from looop import clock, mailbox, tells
-from looop.ctl.command import Command, Context, Parser, add_json, body, print_json, printable
+from looop.ctl.command import Command, Context, Parser, add_json, body, complete, print_json, printable
 from looop.ctl.tell import reader
 from looop.errors import ExitCode, LooopError, Refused, TimedOut, Unavailable, UsageError
 from looop.mailbox import Answer, Ask
@@ -23,7 +23,8 @@ from looop.watch import Watcher
 
 
 def _configure(parser: Parser) -> None:
-    parser.add_argument("worker", metavar="WORKER", nargs="?", help="who asks (default: $LOOOP_SESSION_ID)")
+    found = parser.add_argument("worker", metavar="WORKER", nargs="?", help="who asks (default: $LOOOP_SESSION_ID)")
+    complete(found, "@workers")
     parser.add_argument("--prompt", metavar="TEXT", required=True, help="the question; - reads standard input")
     parser.add_argument(
         "--reference", "--ref", dest="ref", metavar="TEXT", default="", help="where to read more: a URL, a report"

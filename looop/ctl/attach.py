@@ -19,7 +19,7 @@ import tty
 from collections.abc import Iterator
 from types import FrameType
 
-from looop.ctl.command import Command, Context, Parser
+from looop.ctl.command import Command, Context, Parser, complete
 from looop.errors import LooopError, Refused, UsageError
 
 _NOTICE_S = 4.0
@@ -33,7 +33,7 @@ size of this one, and every key goes to the worker; journal.md says so."""
 
 def _configure(parser: Parser) -> None:
     parser.description, parser.formatter_class = _ABOUT, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("id", metavar="ID", help="the worker")
+    complete(parser.add_argument("id", metavar="ID", help="the worker"), "@workers")
     parser.add_argument("--write", action="store_true", help="let keys through to the worker; this is journaled")
     parser.add_argument("--detach-key", metavar="KEY", default="^]", help="as ^X, Ctrl-X or one character (Ctrl-])")
 

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 from looop import claims, clock
-from looop.ctl.command import Command, Context, Parser, add_json, print_json, table
+from looop.ctl.command import Command, Context, Parser, add_json, complete, print_json, table
 from looop.errors import ExitCode, Refused, UsageError
 from looop.paths import safe_name
 from looop.systemd.identity import Holder, holder, unit_of_cgroup
@@ -41,7 +41,8 @@ def _claimant(session: str, user: Manager, system: Manager) -> Holder:
 def _configure_claim(parser: Parser) -> None:
     parser.usage = "looopctl claim NAME [--session ID] [--wait[=SECONDS]] [--json] [-- COMMAND...]"
     parser.add_argument("name", metavar="NAME", nargs="?", help="what to lease, for example repo-x")
-    parser.add_argument("--session", metavar="ID", default="", help="the worker that shall hold it")
+    found = parser.add_argument("--session", metavar="ID", default="", help="the worker that shall hold it")
+    complete(found, "@workers")
     wait = "wait until it is free; with =SECONDS not longer than that"
     parser.add_argument("--wait", metavar="SECONDS", nargs="?", const="", help=wait)
     add_json(parser)
@@ -85,8 +86,8 @@ def _run_claim(args: argparse.Namespace, context: Context) -> int:
 
 
 def _configure_unclaim(parser: Parser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the lease to give back")
-    parser.add_argument("--session", metavar="ID", default="", help="the worker that holds it")
+    complete(parser.add_argument("name", metavar="NAME", help="the lease to give back"), "@claims")
+    complete(parser.add_argument("--session", metavar="ID", default="", help="the worker that holds it"), "@workers")
     parser.add_argument("--force", action="store_true", help="whoever holds it, and even if its record is broken")
     add_json(parser)
 

@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from looop.ctl.command import Command, Context, Parser
+from looop.ctl.command import Command, Context, Parser, complete
 from looop.errors import UsageError
 
 
@@ -13,7 +13,8 @@ def _configure(parser: Parser) -> None:
 
 
 def _configure_unflag(parser: Parser) -> None:
-    parser.add_argument("--session", default="", metavar="ID", help="the worker; inside one it is that worker itself")
+    which = "the worker; inside one it is that worker itself"
+    complete(parser.add_argument("--session", default="", metavar="ID", help=which), "@workers")
 
 
 def _worker(args: argparse.Namespace) -> str:

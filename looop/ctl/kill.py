@@ -5,11 +5,11 @@ import asyncio
 import os
 
 from looop import clock
-from looop.ctl.command import Command, Context, Parser
+from looop.ctl.command import Command, Context, Parser, complete
 
 
 def configure(parser: Parser) -> None:
-    parser.add_argument("id", metavar="WORKER")
+    complete(parser.add_argument("id", metavar="WORKER"), "@workers")
     parser.add_argument("--reason", default="", metavar="TEXT", help="kept in the worker's record")
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from looop.ctl.command import Command, Context, Parser
+from looop.ctl.command import Command, Context, Parser, complete
 from looop.errors import LooopError, Refused, UsageError
 from looop.sessions import replay
 
@@ -13,7 +13,7 @@ _LINE_MAX = 1 << 20
 
 
 def _configure(parser: Parser) -> None:
-    parser.add_argument("id", metavar="SESSION")
+    complete(parser.add_argument("id", metavar="SESSION"), "@sessions")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the session ends")
     parser.add_argument("--raw", action="store_true", help="every byte as the terminal got it")
     parser.add_argument("-n", "--lines", type=int, metavar="N", help="no more than the last N lines of what there is")

@@ -3,12 +3,12 @@
 import argparse
 import sys
 
-from looop.ctl.command import Command, Context, Parser, print_json
+from looop.ctl.command import Command, Context, Parser, complete, print_json
 from looop.errors import Refused
 
 
 def _configure(parser: Parser) -> None:
-    parser.add_argument("id", metavar="ID", help="the worker")
+    complete(parser.add_argument("id", metavar="ID", help="the worker"), "@sessions")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--plain", action="store_const", dest="form", const="plain", help="text alone (the default)")
     form.add_argument("--ansi", action="store_const", dest="form", const="ansi", help="text with colours and styles")

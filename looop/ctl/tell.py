@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from looop import clock, tells
-from looop.ctl.command import Command, Context, Parser, add_body, add_json, body, print_json, printable
+from looop.ctl.command import Command, Context, Parser, add_body, add_json, body, complete, print_json, printable
 from looop.errors import ExitCode, UsageError
 from looop.paths import safe_name
 from looop.systemd.identity import Holder, unit_of_cgroup
@@ -22,7 +22,7 @@ def _invocation(worker: str) -> str | None:
 
 
 def _configure_tell(parser: Parser) -> None:
-    parser.add_argument("worker", metavar="WORKER", help="the id of a running worker")
+    complete(parser.add_argument("worker", metavar="WORKER", help="the id of a running worker"), "@workers")
     add_body(parser, "the message")
     add_json(parser)
 
@@ -38,7 +38,8 @@ def _run_tell(args: argparse.Namespace, context: Context) -> int:
 
 
 def _configure_told(parser: Parser) -> None:
-    parser.add_argument("worker", metavar="WORKER", nargs="?", help="whose messages (default: $LOOOP_SESSION_ID)")
+    default = "whose messages (default: $LOOOP_SESSION_ID)"
+    complete(parser.add_argument("worker", metavar="WORKER", nargs="?", help=default), "@workers")
     add_json(parser)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from looop import clock, mailbox, view
 from looop.ctl.answer import fate, give
-from looop.ctl.command import Command, Context, Parser
+from looop.ctl.command import Command, Context, Parser, complete
 from looop.ctl.events import since
 from looop.ctl.survey import survey
 from looop.errors import LooopError, Refused, Unavailable, UsageError
@@ -20,7 +20,8 @@ JOURNAL_LINES = 200
 
 
 def _configure(parser: Parser) -> None:
-    parser.add_argument("id", metavar="ID", nargs="?", default="", help="the worker to begin with")
+    found = parser.add_argument("id", metavar="ID", nargs="?", default="", help="the worker to begin with")
+    complete(found, "@sessions")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("-a", "--all", action="store_true", help="workers that have ended too")
     which.add_argument("-s", "--since", metavar="DURATION", help="those too that ended since: 90s, 5m, 2h, 3d")

@@ -5,14 +5,16 @@ import asyncio
 
 from looop import clock
 from looop.ctl import kill
-from looop.ctl.command import Command, Context, Parser, add_body, add_journal, add_json, age, body, print_json, table
+from looop.ctl.command import (
+    Command, Context, Parser, add_body, add_journal, add_json, age, body, complete, print_json, table,
+)  # fmt: skip
 from looop.errors import UsageError
 
 
 def _configure(parser: Parser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     start = verbs.add_parser("start", help="start a worker", allow_abbrev=False)
-    start.add_argument("id")
+    complete(start.add_argument("id"), "@goals")
     add_body(start, "what it is to do")
     start.add_argument("--command", default="", metavar="CMD", help="its shell command, instead of worker_command")
     start.add_argument("--verify", default="", metavar="CMD", help="shell command that judges the result after its end")
