@@ -73,12 +73,6 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def complete(action: argparse.Action, kind: str) -> argparse.Action:
-    """Say what a shell completes this argument with: "@KIND" (see `looop.ctl.ids`), "file", "folder" or "command"."""
-    setattr(action, "complete", kind)
-    return action
-
-
 def add_json(parser: Parser) -> None:
     """The --json flag: one JSON document on stdout."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")
