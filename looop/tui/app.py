@@ -20,7 +20,7 @@ from looop.systemd.live import Live
 from looop.tui.follow import Follow
 from looop.tui.model import Filter, Look, Meter, View
 from looop.tui.panes import Facts
-from looop.tui.state import Act, Pane, Send, State
+from looop.tui.state import FATES, Act, Pane, Send, State
 from looop.tui.table import rows
 from looop.tui.terminal import Loop, QuietLoop, Terminal
 from looop.tui.widgets import Root, depth, palette
@@ -30,13 +30,6 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 REFRESH_S = 2.0
 GAP_S = 0.2  # between two looks
 UNITS = ("looop-worker-*", "looop.service")
-FATES = {
-    "delivered": "answered, and the answer was read",
-    "answered": "answered, not read yet",
-    "stranded": "recorded, but who asked is gone (`looopctl answer --redispatch` starts it again with the answer)",
-}
-
-
 @dataclass(frozen=True)
 class Hooks:
     """What the verb lends: both block and run in a thread. `answer` says what became of it, or raises LooopError."""

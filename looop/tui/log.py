@@ -27,7 +27,7 @@ class LogTail:
         """Take what is new; True when something was. Raises StateError when the file cannot be read."""
         try:
             with Log(self.path) as log:
-                if self._end < 0 or log.end < self._end or log.end - self._end > BYTES:
+                if not max(0, log.missing) <= self._end <= log.end or log.end - self._end > BYTES:
                     self._restart(log)
                 return self._take(log)
         except FileNotFoundError:

@@ -52,7 +52,7 @@ class Frame:
 class Facts:
     """What is drawn besides the state.
 
-    `later`: seconds since the look. `log`: plain lines. `trouble`: why there is no frame. `notes`: for the first line.
+    `log`: plain lines. `trouble`: why there is no frame. `notes`: for the first line.
     """
 
     look: Look | None = None
@@ -60,7 +60,6 @@ class Facts:
     log: Sequence[str] = ()
     trouble: str = ""
     notes: Sequence[str] = field(default_factory=list)
-    later: float = 0.0
 
 
 def bar(title: str, cols: int, focused: bool, right: str = "") -> Line:
@@ -69,7 +68,7 @@ def bar(title: str, cols: int, focused: bool, right: str = "") -> Line:
     end = f" {right} " if right and columns(text) + len(right) + 6 <= cols else ""
     fill = max(0, cols - 2 - columns(text) - columns(end))
     style = "title focus" if focused else "title"
-    return fit([("line", "\u2500\u2500"), (style, text), ("line", "\u2500" * fill), ("title", end)], cols, "line")
+    return fit([("line", "\u2500\u2500"), (style, text), ("line", "\u2500" * fill), ("dim", end)], cols, "line")
 
 
 def box(lines: Sequence[Line], cols: int, rows: int) -> list[Line]:
@@ -107,7 +106,7 @@ def fleet(state: State, facts: Facts, cols: int, rows: int) -> list[Line]:
     if len(shown) < len(workers):
         place = f" {first + 1}-{first + len(shown)} of {len(workers)} "
         header = [*fit(header, max(0, cols - len(place))), ("title", place)]
-    lines = [header, *(_row(table, row, state, cols) for row in [*pinned, *shown])]
+    lines = [fit(header, cols, header[0][0]), *(_row(table, row, state, cols) for row in [*pinned, *shown])]
     if not workers:
         lines.append([("dim", "no workers" if known else "the workers are not known")])
     return box(lines, cols, rows)
@@ -220,25 +219,28 @@ def asks(state: State, facts: Facts, cols: int, rows: int) -> list[Line]:
         lines = [] if found else [[("dim", " nobody asks anything")]]
     every = 2 if len(found) * 2 <= room else 1
     first = _window([ask.id for ask in found], state.ask, max(1, room // every))
+    spare = max(0, room - every * len(found))  # for all of the chosen one's words
     for ask in found[first:]:
-        lines += _ask(ask, ask.id == state.ask, state, cols, every == 2, facts.later)
+        lines += _ask(ask, ask.id == state.ask, state, cols, every == 2, spare)
     title = f"asks: {len(found)}" if found else "asks"
     return [bar(title, cols, state.focus is Pane.ASKS, "a answers" if found else ""), *box(lines, cols, room)]
 
 
-def _ask(ask: AskView, chosen: bool, state: State, cols: int, two: bool, later: float) -> list[Line]:
+def _ask(ask: AskView, chosen: bool, state: State, cols: int, two: bool, spare: int) -> list[Line]:
     marked = chosen and state.focus is Pane.ASKS
     words = {"pending": "", "answered": "answered, not picked up yet", "unknown": "", "live": ""}
     word = words.get(ask.state, ask.state)
     style: Style = "row wait" if ask.answerable and ask.state != "stranded" else "row dim"
     style = f"{style} sel" if marked else style
-    head = f"{ask.id} {age(ask.age_s + later):>3} " + (f"({word}) " if word else "")
+    head = f"{ask.id} {age(ask.age_s):>3} " + (f"({word}) " if word else "")
     prompt = safe(" ".join((ask.trouble or ask.prompt).split()))
-    line = fit([(style, short(f"{'>' if chosen else ' '}{head}{prompt}", cols))], cols, style)
+    text = f"{'>' if chosen else ' '}{head}{prompt}"
+    parts = wrap(text, cols, limit=1 + spare) if chosen and spare else [short(text, cols)]
+    lines = [fit([(style, part)], cols, style) for part in parts]
     if not two:
-        return [line]
+        return lines
     said = f"   answered: {ask.answer}" if ask.answer else "   " + options(ask)
-    return [line, fit([("dim", short(said, cols))], cols)]
+    return [*lines, fit([("dim", short(said, cols))], cols)]
 
 
 def options(ask: AskView) -> str:

@@ -12,6 +12,11 @@ from looop.tui.model import PULSE, AskView, Filter, Look, View
 from looop.tui.table import Row
 
 PAGE = 10
+FATES = {  # what became of an answer
+    "delivered": "answered, and the answer was read",
+    "answered": "answered, not read yet",
+    "stranded": "recorded, but who asked is gone (`looopctl answer --redispatch` starts it again with the answer)",
+}
 
 
 class Pane(StrEnum):
@@ -228,7 +233,7 @@ class State:
             if self.log_top >= last:
                 self.log_top = None
             return Act.OLDER if step < 0 and top + step <= 0 else None
-        row, col = self.origin
+        row, col = self.pan or self.origin
         if key in ("left", "right"):
             self.pan = (row, max(0, col + (8 if key == "right" else -8)))
         elif key == "end":

@@ -124,7 +124,7 @@ def wrap(text: str, cols: int, limit: int = 1000) -> list[str]:
             if (space := head.rfind(" ")) > cols // 2:
                 head = head[: space + 1]
             out.append(head.rstrip())
-            rest = rest[len(head) :]
+            rest = rest[len(head) :].lstrip(" ")
         out.append(rest)
         if len(out) >= limit:
             break
