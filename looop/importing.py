@@ -17,7 +17,7 @@ from looop import audit, guards, policy, runs, seed, settings, store
 from looop.clock import Stamp
 from looop.config import Config
 from looop.errors import Refused, StateError, UsageError
-from looop.instants import Record
+from looop.instants import LONGEST, Record
 from looop.jsonutil import JsonError
 from looop.paths import Paths
 from looop.upstream import Refusal, Upstream, shown
@@ -135,6 +135,9 @@ def _schedules(made: Plan, paths: Paths, found: Upstream, now: Stamp) -> None:
             record = Record.from_json(kept)
         except JsonError as error:
             made.not_used.append(Refusal(f"schedules/{name}.json", f"no usable schedule: {error}"))
+            continue
+        if record.at is not None and record.at > now.wall + LONGEST:
+            made.not_used.append(Refusal(f"schedules/{name}.json", "its time is more than ten years away"))
             continue
         if record.at is not None and record.at <= now.wall:
             made.changed.append((f"schedule {name}", "was due already, and will be said to be"))

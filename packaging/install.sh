@@ -10,6 +10,7 @@ lib=$HOME/.local/lib/looop
 bin=$HOME/.local/bin
 libexec=$HOME/.local/libexec/looop
 units=${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user
+share=${XDG_DATA_HOME:-$HOME/.local/share} # bash-completion and fish look there by themselves
 data=${LOOOP_DATA_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/looop}
 python=/usr/bin/python3 # Debian's own: the libraries are Debian packages
 # a shell without a login session (sudo, su, cron) does not know its user manager
@@ -76,6 +77,9 @@ install_() {
     for unit in "$tree"/units/user/*; do
         sed "s|@LIBEXECDIR@|$libexec|g; s|@BINDIR@|$bin|g" "$unit" | put 644 "$units/$(basename "$unit")"
     done
+    "$bin/looopctl" completion bash | put 644 "$share/bash-completion/completions/looopctl"
+    "$bin/looopctl" completion fish | put 644 "$share/fish/vendor_completions.d/looopctl.fish"
+    "$bin/looopctl" completion zsh | put 644 "$share/zsh/site-functions/_looopctl"
     if [ -e "$lib/installed" ]; then # what an earlier version had and this one has not
         { grep -Fxv -f "$lib/installed.new" "$lib/installed" || true; } | xargs -rd '\n' rm -f --
     fi
@@ -86,6 +90,9 @@ install_() {
         manager try-restart looop.service || say "looop was running and did not come back: systemctl --user status looop"
     else
         say "no user manager answers here; after the next login: systemctl --user start looop"
+    fi
+    if command -v zsh >/dev/null && ! grep -qs zsh/site-functions "${ZDOTDIR:-$HOME}/.zshrc"; then
+        say "zsh completes looopctl with this in ~/.zshrc, before compinit: fpath+=($share/zsh/site-functions)"
     fi
     case ":$PATH:" in
         *":$bin:"*) ;;

@@ -280,7 +280,9 @@ def _fish_list(name: str, values: list[str]) -> str:
 
 def _fish_flag(flag: Flag) -> str:
     names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in flag.names)
-    value = "" if flag.value is None else f" -r {_fish_value(flag.value)}".rstrip()
+    value = ""
+    if flag.value is not None:
+        value = f" {'-r' if flag.value.kind in (FILE, COMMAND) else '-x'} {_fish_value(flag.value)}".rstrip()
     return f"{names}{value} -d {_fish(flag.help)}"
 
 

@@ -2,20 +2,22 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 START = 1_784_000_000  # when it was begun, Unix seconds
 
 
-def lay_out(root: Path, now: int = START + 86400, config: dict[str, Any] | None = None) -> Path:
+def lay_out(root: Path, config: dict[str, Any] | None = None) -> Path:
     """All kinds of files that version writes, in the forms it writes them; returns `root`."""
     for name in (
         "sensors", "snapshots", "claims", "reports", "asks", "answers", "tells/consumed", "schedules", "prompts",
         "runs", "goals/archive", "sessions", "verify", "playbook.d", ".lock",
     ):  # fmt: skip
         (root / name).mkdir(parents=True, exist_ok=True)
-    policy(root)
+    now = int(time.time())
+    policy(root, now)
     mail(root, now)
     workers(root, now)
     memory(root, now)
@@ -34,7 +36,7 @@ def put(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def policy(root: Path) -> None:
+def policy(root: Path, now: int) -> None:
     (root / "PLAYBOOK.md").write_text("# Orders\n\nKeep the roof tight. Ask with `looop ask` before buying.\n")
     (root / "goals/roof.md").write_text("---\nevery: day\n---\nThe roof does not leak.\n")
     (root / "goals/garden.md").write_text("The garden is watered.\n")
@@ -49,7 +51,7 @@ def policy(root: Path) -> None:
     (root / "playbook.d/20260714-081500.md").write_text("# Orders, the first\n")
     (root / "playbook.d/20260714-081500-0001.md").write_text("# Orders, the second\n")
     put(root / "schedules/weekly.json", {"v": 1, "every_s": 168 * 3600, "anchor": START, "note": "look at the gutters"})
-    put(root / "schedules/once.json", {"v": 1, "at": 2**34})
+    put(root / "schedules/once.json", {"v": 1, "at": now + 604800})
     (root / ".gitignore").write_text("snapshots/\n")
 
 
@@ -118,11 +120,13 @@ def awkward(root: Path) -> dict[str, str]:
     (root / "sensors/naked.sh").write_text("echo {}\n")
     put(root / "schedules/both.json", {"v": 1, "at": 5, "every_s": 60})
     put(root / "schedules/fast.json", {"v": 1, "every_s": 30, "anchor": 0})
+    put(root / "schedules/far.json", {"v": 1, "at": 2**34})
     (root / "schedules/garbage.json").write_text("{")
     os.symlink("roof.md", root / "reports/alias.md")
     return {
         "goals/link.md": "link", "goals/fifo.md": "regular", "goals/folder.md": "folder", "goals/big.md": "larger",
         "goals/two words.md": "names are", "goals/latin.md": "UTF-8", "goals/empty.md": "empty",
         "goals/note.txt": ".md", "sensors/naked.sh": "interpreter", "schedules/both.json": "exactly one",
-        "schedules/fast.json": "every_s", "schedules/garbage.json": "JSON", "reports/alias.md": "link",
+        "schedules/far.json": "ten years", "schedules/fast.json": "every_s", "schedules/garbage.json": "JSON",
+        "reports/alias.md": "link",
     }  # fmt: skip
