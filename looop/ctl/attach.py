@@ -120,7 +120,6 @@ class _Attachment:
         self.told = False
         self.notice, self.until = "", 0.0
         self.before: tuple[int, int] | None = None
-        self.ended = 0
 
     def run(self) -> int:
         """0 when detached, 128 + n on a signal, -1 when the session is over."""

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 
@@ -132,8 +133,8 @@ def lines_back(log: Log, count: int) -> int:
 
 def place_at(log: Log, entries: Sequence[Entry], wall: float) -> int:
     """Where the stream was at this time, at the start of a line: never later than it was, so nothing is left out."""
-    before = [entry.place for entry in entries if entry.wall <= wall]
-    return line_start(log, before[-1]) if before else log.missing
+    before = list(takewhile(lambda entry: entry.wall <= wall, entries))  # what follows a clock set back comes along
+    return line_start(log, before[-1].place) if before else log.missing
 
 
 def locate(log: Log, entries: Sequence[Entry]) -> Start:
