@@ -30,6 +30,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 REFRESH_S = 2.0
 GAP_S = 0.2  # between two looks
 UNITS = ("looop-worker-*", "looop.service")
+
+
 @dataclass(frozen=True)
 class Hooks:
     """What the verb lends: both block and run in a thread. `answer` says what became of it, or raises LooopError."""
