@@ -119,8 +119,6 @@ def worker(paths: Paths, config: Config, name: str, now: Stamp) -> dict[str, Any
         "how": "unknown" if trouble else fleet.how_ended(session) if not session.alive else session.state,
         "result_text": RESULTS.get(session.result, session.result),
         "ended": _time(ended, "ended"),
-        "cpu_s": ended.get("cpu_s", page.get("cpu_s")) if ended else page.get("cpu_s"),
-        "memory_peak": (ended or {}).get("memory_peak"),
         "command": meta and meta.command,
         "started_by": _started_by(paths, meta),
         "verify": _verify(folder, meta),
