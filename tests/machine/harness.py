@@ -142,7 +142,9 @@ class Events:
             while os.read(self._fd, 65536):
                 pass
         with contextlib.suppress(BlockingIOError):
-            while chunk := os.read(self._journal, 65536):
+            while True:
+                chunk = os.read(self._journal, 65536)
+                assert chunk, f"journalctl --follow ended with {self._follower.wait(5)}: is an inotify instance left?"
                 *lines, self._rest = (self._rest + chunk).split(b"\n")
                 self.lines.extend(map(json.loads, lines))
 
@@ -155,7 +157,7 @@ class Events:
             if value := predicate():
                 return value
             left = deadline - time.monotonic()
-            if not select.select([self._fd, self._journal], [], [], max(0.0, left))[0]:
+            if left <= 0 or not select.select([self._fd, self._journal], [], [], left)[0]:
                 raise AssertionError(f"waited {timeout:.0f} s in vain for {what or predicate}\n{self.tail()}")
 
     def tail(self, lines: int = 40) -> str:
