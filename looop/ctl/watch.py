@@ -38,10 +38,11 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     try:
         from looop.tui import app
     except ImportError as error:
-        package = {"urwid": "python3-urwid", "pyte": "python3-pyte"}.get(error.name or "")
+        missing = (error.name or "").partition(".")[0]
+        package = {"urwid": "python3-urwid", "pyte": "python3-pyte"}.get(missing)
         if package is None:
             raise
-        raise Unavailable(f"cannot watch: {error.name} is missing", hint=f"apt-get install {package}") from error
+        raise Unavailable(f"cannot watch: {missing} is missing", hint=f"apt-get install {package}") from error
     hooks = app.Hooks(lambda sent: look(context, sent), lambda ask, text: answer(context, ask, text))
     return app.run(context.paths, hooks, args.id, chosen, within, context.config.stuck_after)
 

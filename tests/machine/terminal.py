@@ -38,9 +38,9 @@ class Tui:
         self.screen.feed(data)
         return True
 
-    def until(self, *texts: str, without: str = "\0") -> str:
+    def until(self, *texts: str, without: str = "\0", patience: float = PATIENCE_S) -> str:
         """The screen as soon as all of these are on it, and that is not."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience
         while True:
             shown = self.screen.plain(trim=False)
             if all(text in shown for text in texts) and without not in shown:

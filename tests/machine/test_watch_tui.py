@@ -1,11 +1,12 @@
 """`looopctl watch` on a real terminal: what it shows, what its keys do, and how it leaves the terminal behind."""
 
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 
-from tests.machine.harness import LOOOPCTL, Events, Journal, Pulse, looopctl, looopctl_json
+from tests.machine.harness import HOME, LOOOPCTL, Events, Journal, Pulse, looopctl, looopctl_json, unit
 from tests.machine.terminal import Tui
 
 WATCH = (LOOOPCTL, "watch")
@@ -139,6 +140,38 @@ def test_without_a_bus_nothing_is_shown_as_dead_or_empty(fleet: Pulse) -> None:
     try:
         shown = tui.until("pulse", "unknown", "workers unknown", "Deploy it?")
         assert "cannot reach" in shown and " down " not in shown and "no workers" not in shown
+    finally:
+        tui.close()
+
+
+def test_when_the_bus_is_lost_the_last_known_rows_stay_marked_until_it_is_back(watch: Tui) -> None:
+    watch.until("chatty     busy         running")
+    os.kill(int(unit("dbus.service", "MainPID")["MainPID"]), signal.SIGKILL)
+    watch.until("5 working?", "busy?", "wrong", "systemd does not answer")
+    watch.until("5 working |", "chatty     busy  ", patience=150)  # systemd#21177: the manager itself may hang for 90 s
+
+
+# the limit is one for all of a user's processes, in other machines too, so it is not really used up here
+WITHOUT_INOTIFY = """
+import sys
+from inotify import calls
+
+def used_up():
+    raise calls.InotifyError("used up")
+
+calls.inotify_init = used_up
+sys.argv = ["looopctl", "watch"]
+from looop.ctl import main
+sys.exit(main())
+"""
+
+
+def test_without_inotify_it_looks_from_time_to_time_and_says_so(fleet: Pulse) -> None:
+    tui = Tui("/usr/bin/python3", "-c", WITHOUT_INOTIFY, cols=200, env={"PYTHONPATH": str(HOME / ".local/lib/looop")})
+    try:
+        tui.until("no inotify instance left", "looking every 2 s", "Deploy it?")
+        looopctl("answer", "asking-1", "yes")
+        tui.until("0 asking", "answered asking-1")
     finally:
         tui.close()
 

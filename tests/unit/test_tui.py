@@ -1,5 +1,6 @@
 """`watch` without a terminal: what it says, where it puts it, what keys do; and that no worker can break out of it."""
 
+import argparse
 import os
 import pty
 import select
@@ -18,6 +19,7 @@ urwid = pytest.importorskip("urwid")
 
 from looop import mailbox  # noqa: E402
 from looop.clock import Stamp  # noqa: E402
+from looop.errors import Unavailable  # noqa: E402
 from looop.paths import Paths  # noqa: E402
 from looop.sessions.control import Idle  # noqa: E402
 from looop.sessions.fleet import Session  # noqa: E402
@@ -532,3 +534,25 @@ def test_a_signal_leaves_the_terminal_as_it_was(paths: Paths) -> None:
     terminal.until("q quit")
     terminal.process.send_signal(signal.SIGTERM)
     assert terminal.end() == (128 + signal.SIGTERM, "")
+
+
+@pytest.mark.parametrize(("module", "package"), [("urwid", "python3-urwid"), ("pyte", "python3-pyte")])
+def test_a_missing_library_is_named_by_its_package(
+    module: str, package: str, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("looop.tui", "looop.sessions.terminal", "pyte"))]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("looop.ctl.watch", "looop.sessions.screen", "looop.sessions.pictures"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    loaded: dict[str, Any] = sys.modules
+    monkeypatch.setitem(loaded, module, None)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    from looop.ctl.command import Context
+    from looop.ctl.watch import command
+
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    with pytest.raises(Unavailable, match=f"{module} is missing") as caught:
+        command.run(parser.parse_args([]), Context(paths))
+    assert caught.value.code == 69 and package in str(caught.value)
