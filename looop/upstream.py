@@ -273,10 +273,11 @@ def _rest(found: Upstream) -> None:
     for name in _entries(found, "."):
         if name in known:
             continue
-        count = len(_entries(found, name)) if (found.root / name).is_dir() else 1
+        folder = (found.root / name).is_dir() and not name.startswith(".")
+        count = sum(not below.startswith(".") for below in _entries(found, name)) if folder else 1
         if not count:
             continue
-        many = f"{name}/ ({count})" if (found.root / name).is_dir() and not name.startswith(".") else name
+        many = f"{name}/ ({count})" if folder else name
         guards = name.startswith(".") and name.endswith((".json", "lock", "-hash", "-backoff", "interval", "unmetered"))
         reason = LEFT.get(name) or ("the other program's own memory" if guards else "not known to looop")
         found.refused.append(Refusal(shown(many), reason))

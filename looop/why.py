@@ -109,6 +109,7 @@ def worker(paths: Paths, config: Config, name: str, now: Stamp) -> dict[str, Any
     except StateError:
         meta = None
     ended = _read(folder / "exit.json", session.invocation) or _read(folder / "ended.json", session.invocation)
+    gone = _time(ended, "ended")
     prompt = folder / "prompt.md" if closed else paths.prompts / f"{worker_id}.md"
     until = _time(_read_any(folder / "closed.json"), "closed") if closed else None
     since = None if session.started is None else session.started.wall - 1
@@ -118,7 +119,7 @@ def worker(paths: Paths, config: Config, name: str, now: Stamp) -> dict[str, Any
     return page | {
         "how": "unknown" if trouble else fleet.how_ended(session) if not session.alive else session.state,
         "result_text": RESULTS.get(session.result, session.result),
-        "ended": _time(ended, "ended"),
+        "ended": None if gone is None else utc(gone),
         "command": meta and meta.command,
         "started_by": _started_by(paths, meta),
         "verify": _verify(folder, meta),
@@ -297,7 +298,7 @@ def _read(path: Path, invocation: str) -> dict[str, Any] | None:
     return found if found and found.get("invocation") == invocation else None
 
 
-def _time(record: dict[str, Any] | None, key: str) -> Any:
+def _time(record: dict[str, Any] | None, key: str) -> float | None:
     try:
         return Stamp.from_json(get_object(record or {}, key)).wall
     except JsonError:

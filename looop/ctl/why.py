@@ -113,7 +113,7 @@ def _worker(page: dict[str, Any]) -> list[str]:
         *_row("problem", page["problem"]),
         *_row("started by", source.get(by["source"], by["source"]), by["run"], by["reason"]),
         *_row("started", page["started"] or "unknown", f"{age(page['uptime_s'])} {'ago' if alive else 'long'}"),
-        *(_row("ended", _clock(page["ended"])) if not alive else []),
+        *(_row("ended", page["ended"] or "unknown") if not alive else []),
         *_row("stopped by", page["reason"]),
         *_row("command", page["command"] or "unknown"),
         *_row("unit", page["unit"], page["invocation"] or "unknown"),
