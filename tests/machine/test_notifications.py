@@ -246,7 +246,7 @@ def test_a_pulse_that_is_started_again_by_systemd_is_not_told_of(pulse: Pulse, e
 
 
 def test_the_beat_tells_what_was_asked_while_there_was_no_bus(pulse: Pulse, events: Events, told: Path) -> None:
-    hooks(f"cat >> {told}", notify_desktop="off")
+    hooks(f"cat >> {told}", notify_desktop="off", beat_gap=0)
     nowhere = {"XDG_RUNTIME_DIR": "/nowhere", "DBUS_SESSION_BUS_ADDRESS": "unix:path=/nowhere/bus"}
     process = subprocess.Popen(
         [LOOOPCTL, "ask", "w9", "--prompt", "Deploy?"], env={**os.environ, **nowhere}, stdin=subprocess.DEVNULL,
@@ -258,6 +258,7 @@ def test_the_beat_tells_what_was_asked_while_there_was_no_bus(pulse: Pulse, even
     events.wait_for(lambda: lines(told))
     looopctl("answer", "w9-1", "yes")
     assert process.communicate(timeout=20)[0] == "yes\n"
+    looopctl("beat")
     events.wait_for(lambda: record("w9-1").get("over"))
 
 
