@@ -1,0 +1,1 @@
+"""Figures of an installed looop, each measured by a program of its own."""
