@@ -72,8 +72,8 @@ install_() {
     launcher -I ctl | put 755 "$bin/looopctl"
     launcher -sP pulse | put 755 "$libexec/looopd" # -sP: unlike -I, looks at PYTHONFAULTHANDLER= of the unit
     launcher -sP sense_runner | put 755 "$libexec/looop-sense"
-    launcher -sP notify_runner | put 755 "$libexec/looop-notify"
-    launcher -sP desktop | put 755 "$libexec/looop-desktop"
+    launcher -sP notifications.runner | put 755 "$libexec/looop-notify"
+    launcher -sP notifications.desktop | put 755 "$libexec/looop-desktop"
     for unit in "$tree"/units/user/*; do
         sed "s|@LIBEXECDIR@|$libexec|g; s|@BINDIR@|$bin|g" "$unit" | put 644 "$units/$(basename "$unit")"
     done

@@ -109,7 +109,7 @@ class _Attachment:
         self, context: Context, worker_id: str, shim: socket.socket, typing: socket.socket | None, key: bytes
     ) -> None:
         from looop.ctl.view import View
-        from looop.sessions.screen import Follower
+        from looop.screens.screen import Follower
 
         self.context, self.id, self.key = context, worker_id, key
         self.shim, self.typing = shim, typing

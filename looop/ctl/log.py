@@ -7,7 +7,7 @@ from pathlib import Path
 
 from looop.ctl.command import Command, Context, Parser, complete
 from looop.errors import LooopError, Refused, UsageError
-from looop.sessions import replay
+from looop.screens import replay
 
 _LINE_MAX = 1 << 20
 

@@ -18,7 +18,7 @@ def _configure(parser: Parser) -> None:
 
 
 def _run(args: argparse.Namespace, context: Context) -> int:
-    from looop.sessions.screen import Follower
+    from looop.screens.screen import Follower
 
     if not context.paths.session(args.id).is_dir():
         raise Refused(f"cannot show the screen of {args.id}: there is no such session")

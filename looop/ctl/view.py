@@ -4,8 +4,8 @@ Pure. Nothing the worker prints reaches this terminal but through here: no title
 terminal would answer as if it had been typed. Rows that did not change are not painted again.
 """
 
-from looop.sessions.pictures import Cell, ansi_row
-from looop.sessions.screen import Screen
+from looop.screens.pictures import Cell, ansi_row
+from looop.screens.screen import Screen
 
 ENTER = "\x1b[?1049h\x1b[?7l\x1b[0m\x1b[2J"  # a screen of its own, and no line that runs on into the next
 # modes by which a program says what keys, pastes and the mouse are to send

@@ -10,7 +10,7 @@ from looop.errors import LooopError
 from looop.paths import Paths
 from looop.sessions import wire
 from looop.sessions.fleet import Session
-from looop.sessions.screen import Follower, Screen
+from looop.screens.screen import Follower, Screen
 from looop.tui.log import LogTail
 from looop.tui.panes import Frame
 

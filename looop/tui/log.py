@@ -4,7 +4,7 @@ from pathlib import Path
 
 from looop.errors import StateError
 from looop.sessions import wire
-from looop.sessions.replay import Log, lines_back
+from looop.screens.replay import Log, lines_back
 from looop.tui.text import safe
 
 FIRST = 500  # lines read when it is opened

@@ -9,7 +9,7 @@ import subprocess
 import termios
 import time
 
-from looop.sessions.screen import Screen
+from looop.screens.screen import Screen
 
 PATIENCE_S = 20.0
 ENV = {"LOOOP_DEBUG": "1", "TERM": "xterm-256color", "LANG": "C.UTF-8"}

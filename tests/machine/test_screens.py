@@ -16,7 +16,7 @@ import pytest
 
 from looop.paths import Paths
 from looop.sessions import control
-from looop.sessions.screen import Screen
+from looop.screens.screen import Screen
 from tests.machine.harness import DATA, LOOOPCTL, PATIENCE_S, Events, Journal, looopctl, looopctl_json, units, wipe
 
 SCOPE = "looop-worker-w.scope"

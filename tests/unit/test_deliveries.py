@@ -2,9 +2,10 @@
 
 import pytest
 
-from looop import deliveries, store
+from looop import store
+from looop.notifications import deliveries
 from looop.clock import Stamp
-from looop.deliveries import DESKTOP, TRIES, Delivery, Record, later
+from looop.notifications.deliveries import DESKTOP, TRIES, Delivery, Record, later
 from looop.errors import UsageError
 from looop.paths import Paths
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from looop import hooks
+from looop.notifications import hooks
 
 ENV = {"PATH": os.environ["PATH"]}
 

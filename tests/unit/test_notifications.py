@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from looop import config as settings, deliveries, hooks, mailbox, notifications, notify_runner, questions
+from looop import config as settings, mailbox, notifications, questions
 from looop.config import Config
-from looop.deliveries import DESKTOP, PULSE, Delivery, Record, later
-from looop.desktop import popup_of
+from looop.notifications import deliveries, hooks, runner
+from looop.notifications.deliveries import DESKTOP, PULSE, Delivery, Record, later
+from looop.notifications.desktop import popup_of
 from looop.errors import Unavailable
 from looop.paths import Paths
 from looop.questions import Ask
@@ -246,7 +247,7 @@ def examples() -> list[str]:
 
 
 def environment_of(message: str) -> dict[str, str]:
-    said = notify_runner.variable(message)
+    said = runner.variable(message)
     given = {"LOOOP_NOTIFY_KIND": "raised", "LOOOP_ASK": "w1-1", "LOOOP_NOTIFY_MESSAGE": said}
     return {"PATH": os.environ["PATH"], **given}
 
@@ -305,7 +306,7 @@ def test_a_hook_is_given_the_ask_as_every_verb_shows_it(paths: Paths) -> None:
     clock = Clock()
     raised = ask(paths, clock, options=["yes", "no"], reference="r")
     record = Record("w1-1", deliveries.RAISED, clock())
-    given = notify_runner.payload(record, raised, living, clock().wall)
+    given = runner.payload(record, raised, living, clock().wall)
     assert given["ask"] == questions.row(raised, living, clock().wall)
     assert (given["v"], given["kind"], given["round"], given["message"]) == (1, "raised", 0, "w1 asks: Deploy?")
     assert given["answer_with"] == "looopctl answer w1-1 TEXT" and given["host"]
@@ -353,6 +354,6 @@ def test_what_is_told_later_is_told_as_it_was(paths: Paths) -> None:
     clock = Clock()
     shown = questions.row(Ask("w1-1", "w1", "Deploy?", default="no", expires=1.0), living, clock().wall)
     record = Record("w1-1", deliveries.EXPIRED, clock(), ask=shown, escalate=later(clock(), 5))
-    assert "'no'" in notify_runner.text(record, None, clock().wall)
-    given = notify_runner.payload(record, None, living, clock().wall)
+    assert "'no'" in runner.text(record, None, clock().wall)
+    given = runner.payload(record, None, living, clock().wall)
     assert given["ask"] == shown and given["answer_with"] is None

@@ -8,7 +8,7 @@ import pytest
 from looop.ctl import attach
 from looop.ctl.log import Reader
 from looop.errors import UsageError
-from looop.sessions import replay
+from looop.screens import replay
 from looop.sessions.transcript import Transcript
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from looop.paths import Paths
 from looop.sessions import shim, transcript, wire
-from looop.sessions.replay import read_index
+from looop.screens.replay import read_index
 from looop.sessions.transcript import Index, JournalLines, Transcript
 
 

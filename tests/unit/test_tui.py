@@ -23,7 +23,7 @@ from looop.errors import Unavailable  # noqa: E402
 from looop.paths import Paths  # noqa: E402
 from looop.sessions.control import Idle  # noqa: E402
 from looop.sessions.fleet import Session  # noqa: E402
-from looop.sessions.screen import Screen  # noqa: E402
+from looop.screens.screen import Screen  # noqa: E402
 from looop.tui import layout, text, widgets  # noqa: E402
 from looop.tui.follow import frame  # noqa: E402
 from looop.tui.log import LogTail  # noqa: E402
@@ -540,9 +540,9 @@ def test_a_signal_leaves_the_terminal_as_it_was(paths: Paths) -> None:
 def test_a_missing_library_is_named_by_its_package(
     module: str, package: str, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith(("looop.tui", "looop.sessions.terminal", "pyte"))]:
+    for name in [name for name in sys.modules if name.startswith(("looop.tui", "looop.screens.terminal", "pyte"))]:
         monkeypatch.delitem(sys.modules, name)
-    for name in ("looop.ctl.watch", "looop.sessions.screen", "looop.sessions.pictures"):
+    for name in ("looop.ctl.watch", "looop.screens.screen", "looop.screens.pictures"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     loaded: dict[str, Any] = sys.modules
     monkeypatch.setitem(loaded, module, None)

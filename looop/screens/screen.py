@@ -13,9 +13,10 @@ from pyte.screens import wcwidth
 
 from looop.errors import StateError
 from looop.paths import Paths
-from looop.sessions import pictures, records, replay
-from looop.sessions.pictures import Cell as Cell
-from looop.sessions.terminal import Terminal
+from looop.screens import pictures, replay
+from looop.sessions import records
+from looop.screens.pictures import Cell as Cell
+from looop.screens.terminal import Terminal
 
 _BLANK = Cell()
 _CHUNK = 1 << 18

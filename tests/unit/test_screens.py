@@ -13,9 +13,10 @@ import pytest
 
 from looop.ctl.view import View
 from looop.paths import Paths
-from looop.sessions import records, replay
-from looop.sessions.escapes import BODY_MAX, Splitter
-from looop.sessions.screen import Cell, Follower, Screen
+from looop.screens import replay
+from looop.sessions import records
+from looop.screens.escapes import BODY_MAX, Splitter
+from looop.screens.screen import Cell, Follower, Screen
 from looop.sessions.transcript import INDEX, Index, Transcript
 from tests.unit.test_sessions_fleet import session
 

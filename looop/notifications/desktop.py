@@ -10,10 +10,11 @@ import os
 import select
 import signal
 
-from looop import audit, clock, deliveries, mailbox, notifications, notify_runner
+from looop import audit, clock, mailbox, notifications
 from looop.clock import Stamp
 from looop.config import Config
-from looop.deliveries import DESKTOP, Delivery, Record
+from looop.notifications import deliveries, runner
+from looop.notifications.deliveries import DESKTOP, Delivery, Record
 from looop.errors import ExitCode, LooopError, Refused, StateError, TryAgain
 from looop.paths import Paths
 from looop.questions import Ask
@@ -38,7 +39,7 @@ def popup_of(record: Record, ask: Ask | None, wall: float) -> Popup:
     """What is shown of a record."""
     if ask is None or not record.open:
         titles = {deliveries.PULSE_FAILED: "looop has failed", deliveries.EXPIRED: "looop: an ask expired"}
-        body = plain(notify_runner.text(record, ask, wall), BODY_MAX)
+        body = plain(runner.text(record, ask, wall), BODY_MAX)
         return Popup(titles.get(record.kind, "looop"), body, (), record.kind == deliveries.PULSE_FAILED)
     summary = f"{ask.worker} asks" if record.round == 0 else f"{ask.worker} still asks"
     parts = [plain(ask.prompt, BODY_MAX), plain(ask.reference, 300), f"looopctl answer {ask.id} TEXT"]
@@ -106,7 +107,7 @@ class Desktop:
                 mine.delivery(DESKTOP).popup = number if record.open else 0
                 mine.delivery(DESKTOP).owner = self.owner
         news = deliveries.note(self.paths, subject, record.round, DESKTOP, error, now, first)
-        notify_runner.tell(subject, record.kind, DESKTOP, error, news)
+        runner.tell(subject, record.kind, DESKTOP, error, news)
         if not record.open:
             notifications.finish_told(self.paths, subject, self.config, now)
         elif number:
@@ -225,7 +226,7 @@ def main() -> int:
     os.umask(0o077)
     paths = Paths.from_env()
     try:
-        config = notify_runner.usable_config(paths)
+        config = runner.usable_config(paths)
         with Popups() as popups:
             desktop = Desktop(paths, config, popups)
             try:

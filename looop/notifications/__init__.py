@@ -9,9 +9,10 @@ pulse; `current` by looop-notify. The unit learns the data directory from a file
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from looop import deliveries, mailbox, questions, store
+from looop import mailbox, questions, store
 from looop.clock import Stamp, now as clock_now, utc
-from looop.deliveries import DESKTOP, HOOK, MESSAGE, PULSE, Record
+from looop.notifications import deliveries
+from looop.notifications.deliveries import DESKTOP, HOOK, MESSAGE, PULSE, Record
 from looop.errors import LooopError, StateError, TryAgain, Unavailable
 from looop.paths import Paths
 from looop.questions import Ask, Judge

@@ -15,7 +15,7 @@ from typing import Any
 import pyte
 from pyte.screens import Char, wcwidth
 
-from looop.sessions.escapes import Kind, Part, Splitter, numbers
+from looop.screens.escapes import Kind, Part, Splitter, numbers
 
 SIZE_MAX = 1000  # rows and columns; a larger terminal is shown in part
 _COMBINED_MAX = 8  # characters in one cell

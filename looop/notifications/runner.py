@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from looop import claims, config as settings, deliveries, hooks, notifications, questions
+from looop import claims, config as settings, notifications, questions
 from looop.clock import now as clock_now
 from looop.config import Config
-from looop.deliveries import DESKTOP, HOOK, PULSE, Record
+from looop.notifications import deliveries, hooks
+from looop.notifications.deliveries import DESKTOP, HOOK, PULSE, Record
 from looop.environment import environment
 from looop.errors import ExitCode, LooopError, UsageError
 from looop.paths import Paths
