@@ -11,7 +11,7 @@ import os
 import time
 from pathlib import Path
 
-from looop.sessions.screen import Screen
+from looop.screens.screen import Screen
 from tests.machine.harness import LOOOPCTL, Events, Journal, fresh_pulse, looopctl, looopctl_json
 from tests.machine.terminal import Tui
 
