@@ -399,7 +399,7 @@ def set_clock_back(guest: Guest, up: float) -> float:
 STEPS: dict[str, list[Callable[[Guest, float], float]]] = {
     "reboot": [reboot], "cut": [cut], "suspend": [suspend], "clock": [set_clock, set_clock_back],
 }  # fmt: skip
-OFF, AFTER = ((30, 300, 840), 160, (1, 5, 8, 14), (300, 830)), ("every", 775, 845)
+OFF, AFTER = ((30, 300, 840), 200, (1, 5, 8, 14), (300, 830)), ("every", 770, 845)
 ROUNDS = [
     Round("reboot", *OFF, *AFTER),
     Round("cut", *OFF, *AFTER),
