@@ -18,6 +18,7 @@ import time
 import tty
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 from looop.ctl.command import Command, Context, Parser, complete
 from looop.errors import LooopError, Refused, UsageError
@@ -294,7 +295,7 @@ def _signals() -> Iterator[tuple[int, list[int]]]:
         caught.append(number)
 
     numbers = (signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-    before = {number: signal.signal(number, note) for number in numbers}
+    before: dict[signal.Signals, Any] = {number: signal.signal(number, note) for number in numbers}
     before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     before[signal.SIGPIPE] = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     old = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)

@@ -35,7 +35,11 @@ def children() -> set[int]:
     """Our living children; the dead ones are collected."""
     found = set()
     for task in Path("/proc/self/task").iterdir():
-        for pid in map(int, (task / "children").read_text().split()):
+        try:
+            pids = (task / "children").read_text().split()
+        except FileNotFoundError:
+            continue  # a thread that ended meanwhile; its children are the next one's
+        for pid in map(int, pids):
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 found.add(pid)
     return found
