@@ -280,7 +280,7 @@ class Round:
             phases.append(guest.phase(up))
             up = step(guest, began + self.up)
         for plan in plans:
-            for last in plan.instants(guest.clock(), began + self.until)[-1:]:
+            for last in plan.instants(up, began + self.until)[-1:]:
                 seconds = last - guest.clock() + GRACE_S
                 guest.wait(seconds, "schedule_fired", schedule=plan.name, instant=to_utc(last))
         phases.append(guest.phase(up))
