@@ -6,6 +6,7 @@ that was missed, a timer that went with the boot, an ask some other program wrot
 pulse; `current` by looop-notify. The unit learns the data directory from a file, as a template knows no arguments.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +14,7 @@ from looop import mailbox, questions, store
 from looop.clock import Stamp, now as clock_now, utc
 from looop.notifications import deliveries
 from looop.notifications.deliveries import DESKTOP, HOOK, MESSAGE, PULSE, Record
-from looop.errors import LooopError, StateError, TryAgain, Unavailable
+from looop.errors import LooopError, StateError, Unavailable
 from looop.paths import Paths
 from looop.questions import Ask, Judge
 from looop.systemd import journal
@@ -54,8 +55,8 @@ def channels(config: "Config") -> list[str]:
 
 
 def raised(paths: Paths, ask: Ask) -> None:
-    """A new ask is recorded: have the human told. Never raises and waits for nobody."""
-    _start(paths, ask.id)
+    """A new ask is recorded: have the human told. Never raises and waits for nobody, also not for a bus that hangs."""
+    threading.Thread(target=_start, args=(paths, ask.id), daemon=True).start()
 
 
 def expired(paths: Paths, ask: Ask) -> None:
@@ -252,8 +253,10 @@ def _settle(live: Starter, paths: Paths, config: "Config", now: Stamp, judge: Ju
     for subject in [*asks, *(name for name in known if name not in asks)]:
         try:
             record = _look(paths, subject, asks.get(subject), judge, now)
-        except (StateError, TryAgain) as error:
-            problems.append(str(error))
+        except StateError as error:
+            problems.append(f"{error}; moved aside")
+            with deliveries.locked(paths):
+                deliveries.load(paths, subject)
             continue
         if record is None:
             continue

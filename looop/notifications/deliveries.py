@@ -14,7 +14,7 @@ from typing import Any
 
 from looop import store
 from looop.clock import Stamp
-from looop.errors import LooopError, StateError
+from looop.errors import LooopError, StateError, UsageError
 from looop.jsonutil import JsonError, as_object, get_int, get_num, get_object, get_str
 from looop.paths import Paths, safe_name
 
@@ -126,6 +126,11 @@ class Record:
         )
 
     @property
+    def event(self) -> tuple[object, ...]:
+        """What there is to tell just now: a try that was made for another event of the subject does not count."""
+        return self.kind, self.round, self.key, round_ts(self.since)
+
+    @property
     def open(self) -> bool:
         """Whether it is about an ask that waits for its answer."""
         return self.kind in (RAISED, ESCALATED)
@@ -200,7 +205,14 @@ def read(paths: Paths, subject: str) -> Record | None:
 
 def subjects(paths: Paths) -> list[str]:
     """Whatever there is something to tell about. Raises StateError."""
-    return store.names(paths.notifications, ".json")
+    return [name for name in store.names(paths.notifications, ".json") if _is_subject(paths, name)]
+
+
+def _is_subject(paths: Paths, name: str) -> bool:
+    try:
+        return bool(_path(paths, name))
+    except UsageError:
+        return False  # nobody's file
 
 
 @contextlib.contextmanager
@@ -240,7 +252,9 @@ def save(paths: Paths, record: Record) -> None:
 
 
 def prune(paths: Paths, ttl: float, now: float) -> None:
-    """Forget what was over more than `ttl` seconds ago."""
+    """Forget what was over more than `ttl` seconds ago; looked for once an hour, as there may be thousands."""
+    if not told_folder(paths).exists() or not store.due(told_folder(paths) / ".pruned.json", now, min(3600, ttl / 10)):
+        return
     for subject in store.older(told_folder(paths), ".json", now - ttl):
         store.remove(told_folder(paths) / f"{subject}.json")
 
@@ -263,14 +277,14 @@ def begin_try(delivery: Delivery, now: Stamp, first: float) -> None:
     delivery.due = later(now, pause(delivery.tries, first))
 
 
-def note(paths: Paths, subject: str, round: int, channel: str, error: str, now: Stamp, first: float) -> str:
+def note(paths: Paths, tried: Record, channel: str, error: str, now: Stamp, first: float) -> str:
     """Note how a try went ("" = well) and when the next may be made; what is new about a failure, "" = nothing.
 
     Failing is told when it begins, when its reason changes, and when a subject is given up: not for every try.
     """
-    with changing(paths, subject) as record:
+    with changing(paths, tried.subject) as record:
         news = ""
-        if record and record.round == round:
+        if record and record.event == tried.event:
             delivery = record.delivery(channel)
             delivery.error = error[:_SHOWN]
             if error:
@@ -278,7 +292,7 @@ def note(paths: Paths, subject: str, round: int, channel: str, error: str, now: 
                 news = f"given up after {delivery.tries} tries: {error}" if delivery.tries >= TRIES else ""
             else:
                 delivery.delivered, delivery.due = now.wall, None
-                told = {"kind": record.kind, "round": round, "channel": channel, "ts": round_ts(now)}
+                told = {"kind": record.kind, "round": record.round, "channel": channel, "ts": round_ts(now)}
                 record.told.append(told)
         return news or _streak(paths, channel, error, now)
 

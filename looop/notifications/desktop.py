@@ -15,7 +15,7 @@ from looop.clock import Stamp
 from looop.config import Config
 from looop.notifications import deliveries, runner
 from looop.notifications.deliveries import DESKTOP, Delivery, Record
-from looop.errors import ExitCode, LooopError, Refused, StateError, TryAgain
+from looop.errors import ExitCode, LooopError, Refused, StateError, TryAgain, Unavailable
 from looop.paths import Paths
 from looop.questions import Ask
 from looop.systemd import journal
@@ -88,26 +88,30 @@ class Desktop:
         return record.open and bool(delivery.popup)
 
     def show(self, record: Record, ask: Ask | None, now: Stamp) -> Delivery:
+        """Raises LooopError when there is no server or it does not answer: the others could not be shown either."""
         subject, first = record.subject, self.config.notify_retry
         with deliveries.changing(self.paths, subject) as mine:
-            if mine is None or mine.round != record.round or mine.kind != record.kind:
+            if mine is None or mine.event != record.event:
                 return Delivery()
             delivery = mine.delivery(DESKTOP)
             replaces = delivery.popup if delivery.owner == self.owner else 0
             deliveries.begin_try(delivery, now, first)
             delivery.owner = self.owner
-        error, number = "", 0
+        error, number, lost = "", 0, None
         try:
             self.owner = self.owner or self.popups.start()
             number = self.popups.show(popup_of(record, ask, now.wall), replaces, self.owner)
         except LooopError as failure:
             error = failure.message
+            lost = failure if isinstance(failure, Unavailable) or not self.owner else None
         with deliveries.changing(self.paths, subject) as mine:
-            if mine and mine.round == record.round and mine.kind == record.kind:
+            if mine and mine.event == record.event:
                 mine.delivery(DESKTOP).popup = number if record.open else 0
                 mine.delivery(DESKTOP).owner = self.owner
-        news = deliveries.note(self.paths, subject, record.round, DESKTOP, error, now, first)
+        news = deliveries.note(self.paths, record, DESKTOP, error, now, first)
         runner.tell(subject, record.kind, DESKTOP, error, news)
+        if lost:
+            raise lost
         if not record.open:
             notifications.finish_told(self.paths, subject, self.config, now)
         elif number:

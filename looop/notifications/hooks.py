@@ -117,8 +117,8 @@ def run(hooks: Sequence[str], given: bytes, env: Mapping[str, str], cwd: Path, t
             os.write(stdin, given)
             os.lseek(stdin, 0, os.SEEK_SET)
             started = _Run(hook, stdin, env, cwd, timeout)
-        except OSError as error:
-            results[hook] = Result(f"cannot be started: {error.strerror}", "", 0.0)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in it
+            results[hook] = Result(f"cannot be started: {getattr(error, 'strerror', error)}", "", 0.0)
             continue
         finally:
             os.close(stdin)

@@ -105,9 +105,9 @@ class Notifier:
 
     def tell(self, record: Record, ask: Ask | None) -> bool:
         """Tell every channel that is due; whether a hook was run."""
-        due = self.begin(record.round)
+        due = self.begin(record)
         if DESKTOP in due:
-            self.desktop()
+            self.desktop(record)
         chosen = [name.removeprefix(HOOK) for name in due if name != DESKTOP]
         if not chosen:
             return False
@@ -122,10 +122,10 @@ class Notifier:
             self.note(record, HOOK + hook, result.error)
         return True
 
-    def begin(self, round: int) -> list[str]:
+    def begin(self, told: Record) -> list[str]:
         """Note a try for each channel that is due before it is made; their names."""
         with deliveries.changing(self.paths, self.subject) as record:
-            if record is None or record.round != round:
+            if record is None or record.event != told.event:
                 return []
             now = clock_now()
             due = record.due(notifications.channels(self.config), now)
@@ -136,21 +136,25 @@ class Notifier:
 
     def note(self, record: Record, channel: str, error: str) -> None:
         now = clock_now()
-        news = deliveries.note(
-            self.paths, self.subject, record.round, channel, error, now, self.config.notify_retry
-        )
+        news = deliveries.note(self.paths, record, channel, error, now, self.config.notify_retry)
         tell(self.subject, record.kind, channel, error, news)
 
-    def desktop(self) -> None:
-        """Have it shown where there is a desktop."""
+    def desktop(self, record: Record) -> None:
+        """Have it shown where there is a desktop. That this fails keeps nobody else from being told."""
         from looop.systemd import popups
 
+        error = NO_DESKTOP
         if popups.possible():
-            self.user.start(notifications.DESKTOP_UNIT)
-            return
-        with deliveries.changing(self.paths, self.subject) as record:
-            if record:
-                record.delivery(DESKTOP).error = NO_DESKTOP
+            try:
+                self.user.start(notifications.DESKTOP_UNIT)
+                return
+            except LooopError as failure:
+                error = str(failure)
+                if deliveries.streak(self.paths, DESKTOP, error, clock_now()):
+                    tell(self.subject, record.kind, DESKTOP, error, error)
+        with deliveries.changing(self.paths, self.subject) as mine:
+            if mine:
+                mine.delivery(DESKTOP).error = error
 
 
 def tell(subject: str, kind: str, channel: str, error: str, news: str) -> None:

@@ -63,8 +63,8 @@ def test_a_failing_channel_waits_while_the_others_are_done(paths: Paths) -> None
         assert mine
         for name in names:
             deliveries.begin_try(mine.delivery(name), NOW, 30)
-    assert deliveries.note(paths, "w1-1", 0, HOOK, "exited 1", NOW, 30) == "exited 1"
-    assert deliveries.note(paths, "w1-1", 0, "hook: other", "", NOW, 30) == ""
+    assert deliveries.note(paths, record, HOOK, "exited 1", NOW, 30) == "exited 1"
+    assert deliveries.note(paths, record, "hook: other", "", NOW, 30) == ""
     after = deliveries.read(paths, "w1-1")
     assert after and after.due(names, NOW) == [] and after.wake(names, NOW) == 30
     assert after.due(names, later(NOW, 30)) == [HOOK]
@@ -78,7 +78,7 @@ def test_a_failure_is_news_once_and_again_when_given_up(paths: Paths) -> None:
         with deliveries.changing(paths, "w1-1") as mine:
             assert mine
             deliveries.begin_try(mine.delivery(HOOK), NOW, 30)
-        news.append(deliveries.note(paths, "w1-1", 0, HOOK, "exited 1", NOW, 30))
+        news.append(deliveries.note(paths, record, HOOK, "exited 1", NOW, 30))
     assert news == ["exited 1", *[""] * (TRIES - 2), f"given up after {TRIES} tries: exited 1"]
     after = deliveries.read(paths, record.subject)
     assert after and after.wake([HOOK], NOW) is None
@@ -86,19 +86,35 @@ def test_a_failure_is_news_once_and_again_when_given_up(paths: Paths) -> None:
 
 
 def test_a_channel_that_works_again_fails_no_more(paths: Paths) -> None:
-    noted(paths, Record("w1-1", deliveries.RAISED, NOW))
-    deliveries.note(paths, "w1-1", 0, HOOK, "exited 1", NOW, 30)
-    deliveries.note(paths, "w1-1", 0, HOOK, "", NOW, 30)
+    record = noted(paths, Record("w1-1", deliveries.RAISED, NOW))
+    deliveries.note(paths, record, HOOK, "exited 1", NOW, 30)
+    deliveries.note(paths, record, HOOK, "", NOW, 30)
     assert deliveries.failing(paths) == {}
     assert deliveries.streak(paths, HOOK, "exited 1", NOW) and not deliveries.streak(paths, HOOK, "exited 1", NOW)
     assert deliveries.streak(paths, HOOK, "exited 2", NOW)
 
 
-def test_the_end_of_a_try_of_an_earlier_round_does_not_count(paths: Paths) -> None:
-    noted(paths, Record("w1-1", deliveries.ESCALATED, NOW, round=1))
-    deliveries.note(paths, "w1-1", 0, HOOK, "", NOW, 30)
+@pytest.mark.parametrize(
+    "news",
+    [
+        Record("w1-1", deliveries.ESCALATED, NOW, round=1),
+        Record("w1-1", deliveries.EXPIRED, later(NOW, 5)),
+        Record("w1-1", deliveries.RAISED, NOW, key="another failure"),
+    ],
+    ids=["escalated", "expired", "failed again"],
+)
+def test_a_try_that_ends_after_there_are_news_does_not_count_for_them(paths: Paths, news: Record) -> None:
+    tried = noted(paths, Record("w1-1", deliveries.RAISED, NOW))
+    noted(paths, news)
+    deliveries.note(paths, tried, HOOK, "", NOW, 30)
     after = deliveries.read(paths, "w1-1")
     assert after and not after.channels
+
+
+def test_a_file_whose_name_is_no_subject_is_left_alone(paths: Paths) -> None:
+    record = noted(paths, Record("w1-1", deliveries.RAISED, NOW))
+    store.write(paths.notifications / "my notes.json", "{}")
+    assert deliveries.subjects(paths) == [record.subject]
 
 
 def test_a_new_round_is_for_everybody_and_replaces_what_is_on_the_screen() -> None:
@@ -145,6 +161,8 @@ def test_what_is_over_is_archived_and_forgotten_in_time(paths: Paths) -> None:
     deliveries.prune(paths, 60, written + 59)
     assert archived.exists()
     deliveries.prune(paths, 60, written + 61)
+    assert archived.exists(), "looked for now and then only"
+    deliveries.prune(paths, 60, written + 66)
     assert not archived.exists()
 
 

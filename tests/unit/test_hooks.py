@@ -61,3 +61,5 @@ def test_a_flood_is_read_to_its_end_and_kept_in_part(tmp_path: Path) -> None:
 def test_a_hook_that_cannot_be_started_is_one_failure_of_many(tmp_path: Path) -> None:
     found = hooks.run(["true"], b"", ENV, tmp_path / "gone", 5)
     assert found["true"].error == "cannot be started: No such file or directory"
+    [odd, good] = hooks.run(["echo \0", "true"], b"", ENV, tmp_path, 5).values()
+    assert odd.error == "cannot be started: embedded null byte" and good.error == ""

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import textwrap
 import threading
 import tomllib
@@ -20,7 +21,7 @@ from looop.config import Config
 from looop.notifications import deliveries, hooks, runner
 from looop.notifications.deliveries import DESKTOP, PULSE, Delivery, Record, later
 from looop.notifications.desktop import popup_of
-from looop.errors import Unavailable
+from looop.errors import Refused, Unavailable
 from looop.paths import Paths
 from looop.questions import Ask
 from looop.systemd import journal, popups
@@ -109,7 +110,7 @@ def test_a_pulse_failure_is_told_once_each(paths: Paths) -> None:
 
     first = look(("i1", "failed"))
     assert first
-    deliveries.note(paths, PULSE, 0, "hook: mail", "", clock(), 30)
+    deliveries.note(paths, first, "hook: mail", "", clock(), 30)
     same, other = look(("i1", "failed")), look(("i2", "failed again"))
     assert same and same.channels["hook: mail"].delivered and other and not other.channels
     assert look(None) is None and deliveries.subjects(paths) == []
@@ -189,12 +190,42 @@ def test_the_beat_starts_the_desktop_when_one_is_there(paths: Paths, monkeypatch
     assert live.started == ["looop-desktop.service"]
 
 
+def test_a_record_that_cannot_be_read_is_moved_aside_and_told_anew(paths: Paths) -> None:
+    clock, live = Clock(), FakeLive()
+    ask(paths, clock)
+    (paths.notifications / "w1-1.json").write_text("{")
+    [problem] = settle(live, paths, clock)
+    assert "w1-1.json" in problem and problem.endswith("moved aside")
+    assert settle(live, paths, clock) == [] and live.started == ["looop-notify@w1-1.service"]
+
+
 def test_a_bus_that_is_gone_is_one_problem(paths: Paths) -> None:
     clock, live = Clock(), FakeLive()
     ask(paths, clock)
     live.down = True
     [problem] = settle(live, paths, clock)
     assert problem.startswith("cannot look after the notifications: cannot reach systemd")
+
+
+def join_all() -> None:
+    for thread in set(threading.enumerate()) - {threading.current_thread()}:
+        thread.join(20)
+
+
+def test_who_asks_does_not_wait_for_a_bus_that_says_nothing(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    emitted: list[str] = []
+    raised = ask(paths, Clock())
+    monkeypatch.setattr(journal, "emit", lambda event, **fields: emitted.append(event))
+    with socket.socket(socket.AF_UNIX) as bus:
+        bus.bind(str(tmp_path / "bus"))
+        bus.listen()
+        notifications.raised(paths, raised)
+        assert emitted == [], "it still waits"
+    join_all()
+    assert emitted == ["notify_failed"]
 
 
 def test_without_a_bus_nobody_waits_and_it_is_said(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +236,7 @@ def test_without_a_bus_nobody_waits_and_it_is_said(paths: Paths, monkeypatch: py
     raised = ask(paths, clock)
     emitted.clear()
     notifications.raised(paths, raised)
+    join_all()
     notifications.message(paths, "20260101-000000-abcd", "The disk is full.")
     assert emitted == ["notify_failed"] * 2
     record = deliveries.read(paths, "20260101-000000-abcd.message")
@@ -226,14 +258,14 @@ def test_problems_name_failing_channels_and_asks_nobody_heard_of(
     clock = Clock()
     monkeypatch.setattr(notifications, "clock_now", clock)
     ask(paths, clock)
-    current(paths, "w1-1", clock)
-    assert notifications.problems(paths) == []
+    record = current(paths, "w1-1", clock)
+    assert record and notifications.problems(paths) == []
     clock.pass_(120)
     assert notifications.problems(paths) == ["nobody was told of w1-1: notify_hooks is empty"]
-    deliveries.note(paths, "w1-1", 0, "hook: mail", "exited 1", clock(), 30)
+    deliveries.note(paths, record, "hook: mail", "exited 1", clock(), 30)
     failing, untold = notifications.problems(paths)
     assert failing.endswith("hook: mail: exited 1") and untold == "nobody was told of w1-1: exited 1"
-    deliveries.note(paths, "w1-1", 0, "hook: mail", "", clock(), 30)
+    deliveries.note(paths, record, "hook: mail", "", clock(), 30)
     assert notifications.problems(paths) == []
 
 
@@ -300,6 +332,26 @@ def test_the_webhook_of_the_manual_is_called_and_its_refusal_is_a_failure(
 
 
 # -- what is said
+
+
+class MaskedDesktop(FakeLive):
+    def start(self, unit: str, mode: str = "replace") -> str:
+        raise Refused(f"cannot StartUnit: Unit {unit} is masked.")
+
+
+def test_a_desktop_that_cannot_be_started_keeps_no_hook_from_running(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    emitted: list[str] = []
+    monkeypatch.setattr(journal, "emit", lambda event, **fields: emitted.append(f"{event} {fields.get('text')}"))
+    monkeypatch.setattr(popups, "possible", lambda: True)
+    mailbox.raise_ask(paths, "w1", "Deploy?", Clock()().wall)
+    live: Any = MaskedDesktop()
+    for _ in range(2):
+        runner.Notifier(paths, Config(notify_hooks=(f"echo told >> {tmp_path}/told",)), "w1-1", live, live).run()
+    assert (tmp_path / "told").read_text() == "told\n"
+    assert sum("masked" in text for text in emitted) == 1, "told once"
+    assert "masked" in notifications.problems(paths)[0]
 
 
 def test_a_hook_is_given_the_ask_as_every_verb_shows_it(paths: Paths) -> None:
