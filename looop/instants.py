@@ -2,7 +2,7 @@
 
 Pure arithmetic on Unix seconds: the clock, the calendar and the word of its timer are arguments. An instant is the
 idempotency key: it fires at most once, whatever the clock or the pulse does in between. One that came while nothing
-ran is missed; however many were missed, they fire once (catch_up "once") or not at all ("skip").
+ran is missed; however many were missed, the last of them fires (catch_up "once") or none ("skip").
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Any
 from looop.jsonutil import JsonError, get_num, get_str
 
 LONGEST = 10 * 366 * 86400
+END = 7_258_118_400  # the year 2200, where systemd's calendar ends
 SHORTEST_PERIOD = 60
 LATE = 120.0  # past this an instant that nobody can vouch for counts as missed
 REMEMBERED = 256  # fired instants, so that a clock set back fires none of them again
@@ -52,8 +53,8 @@ class Record:
         )
         if record.every is not None and not SHORTEST_PERIOD <= record.every <= LONGEST:
             raise JsonError(f"every_s: expected {SHORTEST_PERIOD} to {LONGEST}")
-        if record.at is not None and not 0 <= record.at < 2**35:
-            raise JsonError("at: expected Unix seconds")
+        if record.at is not None and not 0 <= record.at < END:
+            raise JsonError("at: expected Unix seconds before the year 2200")
         if not -(2**35) < record.anchor < 2**35:
             raise JsonError("anchor: expected Unix seconds")
         if "calendar" in obj and not record.calendar:
@@ -156,15 +157,14 @@ def advance(record: Record, memory: Memory, now: float, vouched: float | None, u
 
 
 def _come(record: Record, memory: Memory, now: float, vouched: float | None, upcoming: Upcoming) -> Memory:
-    """An instant has come, or many have."""
+    """An instant has come, or many have: the last of them counts, unless only an earlier one was met."""
     assert memory.next is not None
-    instant = _latest(upcoming, max(memory.next, now - LATE), now)
-    if instant is None and vouched is not None and vouched <= now:
-        instant = _latest(upcoming, max(memory.next, vouched - LATE), vouched + 1)
-    if instant is None:
-        last = memory.next if record.every is None else record.upcoming(now - record.every)[0]
-        instant = last if last <= now else memory.next
-        if record.catch_up == "skip":
+    instant = _last(upcoming, memory.next, now)
+    if now - instant > LATE:
+        met = None if vouched is None or vouched > now else _last(upcoming, memory.next, vouched + 1)
+        if met is not None and vouched is not None and met - 1 <= vouched <= met + LATE:
+            instant = met
+        elif record.catch_up == "skip":
             return replace(memory, missed=instant)
     if instant in memory.recent:
         return memory
@@ -172,12 +172,16 @@ def _come(record: Record, memory: Memory, now: float, vouched: float | None, upc
     return replace(memory, fired=instant, recent=recent, told=False)
 
 
-def _latest(upcoming: Upcoming, low: float, high: float) -> float | None:
-    """The last instant from `low` to `high`, which are no more than LATE apart."""
-    if high < low:
-        return None
-    found = [instant for instant in upcoming(low - 1, 4) if instant <= high]
-    return found[-1] if found else None
+def _last(upcoming: Upcoming, first: float, high: float) -> float:
+    """The last instant from `first`, which is one, to `high`. A calendar is asked forwards only, hence the halving."""
+    while high - first > 0.5:
+        middle = (first + high) / 2
+        found = next(iter(upcoming(middle, 1)), math.inf)
+        if found <= high:
+            first = found
+        else:
+            high = middle
+    return first
 
 
 def too_often(upcoming: list[float]) -> float | None:

@@ -249,7 +249,7 @@ def _tell(name: str, record: Record, memory: Memory, before: Memory | None, now:
         return memory
     instant = utc(memory.fired)
     cut_short = before is None or (before.fired == memory.fired and not before.told)
-    if not cut_short or not journal.has("schedule_fired", schedule=name, instant=instant):
+    if not cut_short or not journal.has("schedule_fired", record.written, schedule=name, instant=instant):
         late = now.wall - memory.fired
         text = f"{name}: {instant}" + (f", {round(late)} s late" if late > instants.LATE else "")
         journal.emit("schedule_fired", schedule=name, instant=instant, text=text)

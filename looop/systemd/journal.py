@@ -200,13 +200,14 @@ def read(
                 yield from _events(reader)
 
 
-def has(event: str, **fields: object) -> bool:
-    """Whether the journal holds such an event of this user's looop. False also when it cannot be read."""
+def has(event: str, since: float, **fields: object) -> bool:
+    """Whether the journal has such an event of this user's looop since then. False also when it cannot be read."""
     from systemd.journal import Reader
 
     with contextlib.suppress(OSError), Reader() as reader:
         reader.add_match(SYSLOG_IDENTIFIER=IDENTIFIER, _UID=str(os.getuid()), LOOOP_EVENT=event)
         reader.add_match(**{f"LOOOP_{name.upper()}": _plain(value) for name, value in fields.items()})
+        reader.seek_realtime(since)
         return bool(reader.get_next())
     return False
 

@@ -174,6 +174,19 @@ def test_an_instant_that_came_a_moment_before_the_pulse_is_on_time(
     fired_once(journal)
 
 
+def test_a_schedule_that_is_written_anew_tells_its_instant_anew(loop: Pulse, journal: Journal) -> None:
+    record = {"at": int(time.time())}
+    put(loop, record)
+    loop.start()
+    journal.wait("schedule_fired")
+    looopctl("schedule", "rm", "s1")
+    beats(journal, 1)
+    put(loop, record)
+    looopctl("beat")
+    journal.wait("schedule_fired", 2)
+    assert len(set(instants(journal))) == 1
+
+
 # -- missed
 
 

@@ -130,6 +130,32 @@ def test_an_instant_that_has_just_come_is_on_time_though_others_were_missed() ->
     assert every(3600, "skip").look(T + WEEK + 30) == [T + WEEK]
 
 
+@pytest.mark.parametrize("catch_up", ["once", "skip"])
+def test_the_last_of_many_missed_instants_is_the_one_that_is_named(catch_up: str) -> None:
+    asked: list[float] = []
+
+    def office_hours(base: float, count: int) -> list[float]:
+        """Every minute of the first hour of each day."""
+        asked.append(base)
+        day, into = divmod(base - T, DAY)
+        into = (into // 60 + 1) * 60
+        return [T + day * DAY + into if into <= 3600 else T + (day + 1) * DAY]
+
+    life = Life(Record(calendar="*", catch_up=catch_up, written=T), office_hours)
+    life.look(T)
+    asked.clear()
+    fired = life.look(T + 10 * WEEK + DAY / 2)
+    assert life.memory is not None and len(asked) < 40
+    assert bool(fired) == (catch_up == "once")
+    assert (fired[0] if fired else life.memory.missed) == T + 10 * WEEK + 3600
+
+
+def test_what_systemd_cannot_wait_for_is_no_schedule() -> None:
+    with pytest.raises(JsonError, match="before the year 2200"):
+        Record.from_json({"at": instants.END})
+    assert Record.from_json({"at": instants.END - 1}).kind == "one-shot"
+
+
 def test_a_one_shot_passed_over_is_missed_and_never_due() -> None:
     life = once(100, "skip")
     assert life.look(T + 100 + LATE + 1, T + WEEK) == [] and life.state(T + WEEK) == "missed"
@@ -139,7 +165,7 @@ def test_a_one_shot_passed_over_is_missed_and_never_due() -> None:
 
 def test_what_came_between_writing_and_the_first_look_counts() -> None:
     assert Life(Record(every=60, anchor=T)).look(T + WEEK) == [T + WEEK]
-    assert Life(Record(calendar="*", written=T), grid(DAY, T)).look(T + WEEK + 3600) == [T + DAY]
+    assert Life(Record(calendar="*", written=T), grid(DAY, T)).look(T + WEEK + 3600) == [T + WEEK]
     assert Life(Record(calendar="*", written=T, catch_up="skip"), grid(DAY, T)).look(T + WEEK + 3600) == []
     assert Life(Record(at=T)).look(T + WEEK) == [T]
 

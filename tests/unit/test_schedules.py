@@ -82,9 +82,13 @@ def daily(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 class Told(list[tuple[str, str]]):
-    """What the journal holds: (schedule, instant) of every schedule_fired. `dead` is a crash before it is written."""
+    """What the journal holds: (schedule, instant) of every schedule_fired. `dead` is a crash before it is written.
+
+    `before` is how many of them are older than the record that is asked about.
+    """
 
     dead = False
+    before = 0
 
     def emit(self, event: str, *, text: str = "", schedule: str = "", instant: str = "", **_: Any) -> None:
         if self.dead:
@@ -92,8 +96,8 @@ class Told(list[tuple[str, str]]):
         assert event == "schedule_fired"
         self.append((schedule, instant))
 
-    def has(self, event: str, schedule: str = "", instant: str = "") -> bool:
-        return (schedule, instant) in self
+    def has(self, event: str, since: float, schedule: str = "", instant: str = "") -> bool:
+        return (schedule, instant) in self[self.before :]
 
 
 @pytest.fixture(autouse=True)
@@ -286,7 +290,7 @@ def test_an_instant_missed_while_nothing_ran_is_told_once_late(paths: Paths, liv
     write(paths, "x", calendar="daily")
     arm(live, paths)
     live.timers.clear()  # a reboot
-    assert look(live, paths, 190_000, 195_000) == [{"fired": "1970-01-12T13:47:30Z"}] * 2
+    assert look(live, paths, 190_000, 195_000) == [{"fired": "1970-01-14T13:47:30Z"}] * 2
     assert len(told) == 1
 
 
@@ -339,6 +343,16 @@ def test_a_crash_between_remembering_and_telling_tells_once(
         told.append(("x", "1970-01-12T13:48:20Z"))
     look(live, paths, 101, 102)
     assert told == [("x", "1970-01-12T13:48:20Z")]
+
+
+def test_what_an_earlier_schedule_of_that_name_was_told_is_another_telling(
+    paths: Paths, live: Timers, told: Told
+) -> None:
+    told.append(("x", "1970-01-12T13:48:20Z"))
+    told.before = 1
+    write(paths, "x", in_s=100)
+    look(live, paths, 101)
+    assert len(told) == 2
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"x": 1, "y": {"spec": 1}, "z": {"spec": "", "recent": 1}}'])
