@@ -4,6 +4,7 @@ Claims are reaped, ends recorded, ended workers verified, old records pruned; th
 probes are published. Used by the beat; what cannot be known here keeps the beat from acting.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,7 @@ async def housekeep(s: Services) -> tuple[list[fleet.Session], claims.Judge]:
         claims.reap(paths, claims.snapshot(s.live, s.system), timeout=1.0)
     except (StateError, TryAgain) as error:
         s.notices.note("claim_reap_skipped", str(error))
-    judge = claims.judge(s.live, s.system)
+    judge = functools.cache(claims.judge(s.live, s.system))  # each holder once a beat, however many asks it has
     live = s.live.live([fleet.unit_name("*")])
     waiting = mailbox.waiting(paths, judge, now.wall)
     idle = await fleet.probe(paths, live)
@@ -118,9 +119,9 @@ async def sense(s: Services, sessions: list[fleet.Session], judge: claims.Judge)
             s.notices.note("sense_degraded", problem)
     else:
         s.notices.note("sandbox_missing", "sensors are not run")
-    s.allow(STEP)
-    for problem in await schedules.arm(s.live, paths, now):
+    for problem in await schedules.arm(s.live, paths, now, s.allow):
         s.notices.note("state_degraded", problem)
+    s.allow(STEP)
     mend(s)
     leases, open_asks = claims.listing(paths), mailbox.open_asks(paths)
     broken = [x.problem for x in sessions] + [c.broken for c in leases] + [a.broken or a.trouble for a in open_asks]

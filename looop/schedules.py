@@ -9,7 +9,7 @@ from the timer, and asks systemd-analyze (in a thread) where there is no timer t
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,9 @@ from looop.systemd.manager import Manager
 
 ACCURACY_USEC = 1_000_000  # a timer's own default is a minute
 LOOKED_AT = 16  # instants of a calendar that are looked at for gaps
+LOOK_S = 60.0  # seconds that one schedule may keep a beat: systemd-analyze may be slow to start
+
+Allow = Callable[[float], None]
 
 
 class Live(Protocol):
@@ -179,7 +182,7 @@ def remembered(record: Record, memory: Memory | None) -> Memory:
 
 
 async def settle(
-    live: Live, paths: Paths, usable: Mapping[str, Record], now: Stamp
+    live: Live, paths: Paths, usable: Mapping[str, Record], now: Stamp, allow: Allow
 ) -> tuple[dict[str, Memory], list[str]]:
     """See which instants have come, remember them, then tell the journal of each; and what went wrong."""
     problems = []
@@ -191,6 +194,7 @@ async def settle(
         before, lost = {}, True
     after = {}
     for name, record in usable.items():
+        allow(LOOK_S)
         try:
             after[name] = await _look(live, paths, name, record, before.get(name), now, lost)
             if after[name].problem:
@@ -264,22 +268,23 @@ def _keep(paths: Paths, before: Mapping[str, Memory], after: Mapping[str, Memory
 # -- the timers
 
 
-async def arm(live: Live, paths: Paths, now: Stamp) -> list[str]:
+async def arm(live: Live, paths: Paths, now: Stamp, allow: Allow = lambda seconds: None) -> list[str]:
     """Note what has fired, and make the timers agree with the records; returns what went wrong.
 
-    Unchanged, it costs one call and two more for each schedule.
+    Unchanged, it costs one call and up to five more for each schedule. `allow` is told how long each may take.
     """
     try:
         known = records(paths)
         there = set(live.list_units([timer("*")]))
         problems = [f"cannot arm schedule {name}: {text}" for name, text in known.items() if isinstance(text, str)]
         usable = {name: record for name, record in known.items() if isinstance(record, Record)}
-        seen, trouble = await settle(live, paths, usable, now)
+        seen, trouble = await settle(live, paths, usable, now, allow)
     except LooopError as error:
         return [f"cannot arm the schedules: {error}"]
     problems += trouble
     usable = {name: record for name, record in usable.items() if not (name in seen and seen[name].problem)}
     for name, record in usable.items():
+        allow(LOOK_S)
         try:
             await _agree(live, name, record, timer(name) in there, now)
         except LooopError as error:

@@ -3,18 +3,21 @@
 import asyncio
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from looop import beat, commit, decide, guards, housekeep, recover, runs, store
+from looop import beat, commit, decide, guards, housekeep, mailbox, recover, runs, store
+from looop.clock import boot_id
 from looop.config import Config
 from looop.errors import StateError
 from looop.notices import Notices
 from looop.paths import Paths
 from looop.systemd import journal
+from looop.systemd.identity import Holder
 from looop.systemd.services import Outcome
 from tests.unit.fakes import Clock, FakeLive
 
@@ -85,6 +88,30 @@ def loop(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Loop:
     monkeypatch.setattr(os, "fsync", lambda fd: None)  # a third of the time, for nothing here
     monkeypatch.setattr(journal, "_send", lambda entry: made.events.append(dict(entry)))
     return made
+
+
+# -- what it costs
+
+
+class Counting(FakeLive):
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[list[str]] = []
+
+    def live(self, patterns: Sequence[str]) -> dict[str, str]:
+        self.asked.append(list(patterns))
+        return super().live(patterns)
+
+
+def test_many_asks_of_one_worker_are_one_question_to_systemd(loop: Loop) -> None:
+    unit, loop.live = "looop-worker-w1.scope", Counting()
+    loop.live.units[unit] = "i1"
+    for n in range(20):
+        holder = Holder(unit, "user", "i1", boot_id())
+        mailbox.raise_ask(loop.paths, "w1", f"question {n}?", loop.clock().wall, holder=holder)
+    loop.beat()
+    assert loop.live.asked.count([unit]) == 1
+    assert len(json.loads((loop.paths.snapshots / "sys-asks.json").read_text())["signal"]["pending"]) == 20
 
 
 # -- when it decides

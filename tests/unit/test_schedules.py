@@ -227,6 +227,14 @@ def test_a_lost_bus_drops_nothing(paths: Paths, live: Timers) -> None:
     assert asyncio.run(schedules.arm_one(live, paths, "x", NOW)) == "cannot reach systemd: gone"
 
 
+def test_many_schedules_are_each_given_their_time(paths: Paths, live: Timers) -> None:
+    for n in range(20):
+        write(paths, f"x{n}", calendar="daily")
+    allowed: list[float] = []
+    assert asyncio.run(schedules.arm(live, paths, NOW, allowed.append)) == []
+    assert len(allowed) >= 20 and len(live.timers) == 20
+
+
 def test_what_systemd_refuses_is_told(paths: Paths, live: Timers) -> None:
     write(paths, "x", calendar="nonsense")
     assert "Invalid OnCalendar" in asyncio.run(schedules.arm_one(live, paths, "x", NOW))
