@@ -5,6 +5,7 @@ A verb's module is imported only when that verb is used: `looopctl claim` in a s
 
 import argparse
 import importlib
+import io
 import json
 import os
 import signal
@@ -114,9 +115,26 @@ def _parse(verb: str, words: list[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    if argv is None:  # the program: a reader that leaves early (`looopctl events | head`) ends it quietly
+    if argv is not None:
+        return _run(list(argv), program=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # half a surrogate pair in anybody's record must not hide the rest
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(sys.argv[1:], program=True)
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # a reader that left early, as in `looopctl events | head`: end as any program would
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    arguments = list(sys.argv[1:] if argv is None else argv)
+        os.kill(os.getpid(), signal.SIGPIPE)
+        raise
+    except OSError as error:
+        print(f"looopctl: cannot write what was found: {error.strerror}", file=sys.stderr, flush=True)
+        os._exit(ExitCode.TRY_AGAIN)  # the interpreter's farewell would try again
+
+
+def _run(arguments: list[str], program: bool) -> int:
     try:
         if not arguments or arguments[0] == "help":
             make_parser().print_help()
@@ -134,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = load_command(verb)
         code = command.run(args, Context())
-        if command.abrupt and argv is None:
+        if command.abrupt and program:
             leave(code)
         return code
     except LooopError as error:
@@ -142,6 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except BrokenPipeError:
+        raise
     except Exception as error:  # the boundary: anything else is our own fault, say so in one line
         if os.environ.get("LOOOP_DEBUG"):
             raise

@@ -81,7 +81,7 @@ def no_task_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
-    """`ctl.main` takes SIGPIPE's default, as a program should; here that would end pytest in a later test."""
+    """A handler that a test leaves would be there in all later ones."""
     changeable = [number for number in signal.valid_signals() if signal.getsignal(number) is not None]
     before = {number: signal.getsignal(number) for number in changeable}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -142,3 +145,26 @@ def test_any_text_survives_as_toml(text: str) -> None:
 def test_a_bad_duration_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError, match="90s, 5m, 2h or 3d"):
         events.since(text)
+
+
+def test_a_reader_that_leaves_early_ends_the_program_quietly() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "looop", "help"], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+
+
+def test_a_socket_whose_other_end_is_gone_is_an_error_and_no_death() -> None:
+    code = (
+        "import signal, sys; sys.argv[1:] = ['version']; from looop.ctl import main; main();"
+        " print(signal.getsignal(signal.SIGPIPE).name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "SIG_IGN"
+
+
+def test_output_that_cannot_be_written_is_an_error() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "looop", "help"], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (75, b"looopctl: cannot write what was found: No space left on device\n")
