@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.machine.harness import (
-    DATA, LOOOPCTL, Done, Events, command, looopctl, looopctl_json, systemctl, unit, units, wipe,
+    DATA, LOOOPCTL, WITHOUT_INOTIFY, Done, Events, command, looopctl, looopctl_json, systemctl, unit, units, wipe,
 )  # fmt: skip
 
 HOLD = 'read -r _ < "$0"'  # a shell that lives until somebody opens the FIFO
@@ -140,21 +140,9 @@ def test_wait_wakes_when_the_lease_is_given_back(events: Events, gate: Path) -> 
     end("probe-holder.scope", process)
 
 
-# the limit is one for all of a user's processes, in other machines too, so it is not really used up here
-NO_INOTIFY = """
-import sys
-from inotify import calls
-def used_up():
-    raise calls.InotifyError("Call failed (should not be -1): (-1)")
-calls.inotify_init = used_up
-from looop.ctl import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def test_without_inotify_wait_looks_now_and_then_and_says_so(events: Events, gate: Path) -> None:
     process = held_in(events, "probe-holder.scope", "repo-x", gate)
-    blind = ("/usr/bin/python3", "-c", NO_INOTIFY, "claim", "repo-x")
+    blind = (*WITHOUT_INOTIFY, "claim", "repo-x")
     late = command(*blind, "--wait=0.2", check=False)
     assert late.returncode == 124 and late.stderr.count("max_user_instances") == 1
     waiting = subprocess.Popen([*blind, "--wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,9 +1,10 @@
 """`wait` tells every change once, never spins on what it told already, and wakes for nothing else."""
 
+import fcntl
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,9 @@ from typing import Any
 import pytest
 
 from looop import store
-from looop.errors import LooopError
-from looop.watch import Watcher
 from tests.machine.harness import (
-    DATA, LOOOPCTL, Done, Events, Journal, Pulse, looopctl, looopctl_json, systemctl, units, wipe,
+    DATA, LOOOPCTL, WITHOUT_INOTIFY, Done, Events, Journal, Pulse, command, looopctl, looopctl_json, systemctl, units,
+    wipe,
 )  # fmt: skip
 
 WORKER = "looop-worker-w1.scope"
@@ -31,9 +31,11 @@ def empty() -> Iterator[None]:
 class Waiting:
     """A `looopctl wait` in the background, and the document it ends with."""
 
-    def __init__(self, *words: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *words: str, env: dict[str, str] | None = None, program: Sequence[str] = (LOOOPCTL,)
+    ) -> None:
         self.process = subprocess.Popen(
-            [LOOOPCTL, "wait", "--json", *words], stdin=subprocess.DEVNULL, text=True,
+            [*program, "wait", "--json", *words], stdin=subprocess.DEVNULL, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **(env or {})},
         )  # fmt: skip
 
@@ -271,7 +273,7 @@ def test_no_pulse_at_all_is_told_at_once_without_a_cursor() -> None:
 
 
 def test_a_data_directory_that_comes_later_is_noticed(events: Events) -> None:
-    blocked = Waiting("--since", down_told())
+    blocked = Waiting("--only-asks", "--since", down_told())  # its worker may be seen before it asks
     assert not DATA.exists()
     with worker(f"{LOOOPCTL} ask --prompt Deploy?"):
         assert "asks" in blocked.result()["changed"]
@@ -290,31 +292,27 @@ def test_without_a_bus_files_still_wake_it(events: Events) -> None:
 def test_without_inotify_it_looks_now_and_then_and_says_so(events: Events) -> None:
     (DATA / "goals").mkdir(mode=0o700, parents=True)
     at = down_told()
-    for n in range(20):  # whoever else has this uid, in another container too, may free an instance in between
-        with used_up():
-            blocked = Waiting("--since", at)
-            store.write(DATA / "goals/g1.md", f"Do it {n} times.\n")
-            told = blocked.result()
-            at = told["cursor"]
-        assert told["changed"] == ["goals"]
-        if blocked.err:
-            break
-    assert blocked.err.count("max_user_instances") == 1
-    assert wait("--since", at, "--timeout", "0", code=124)["changed"] == []
+    blocked = Waiting("--since", at, program=WITHOUT_INOTIFY)
+    edit_goal()
+    told = blocked.result()
+    assert told["changed"] == ["goals"] and blocked.err.count("max_user_instances") == 1
+    assert wait("--since", told["cursor"], "--timeout", "0", code=124)["changed"] == []
 
 
-@contextmanager
-def used_up() -> Iterator[None]:
-    """No inotify instance is left to this user."""
-    held: list[Watcher] = []
-    try:
-        with pytest.raises(LooopError, match="max_user_instances"):
-            while True:
-                held.append(Watcher(DATA))
-        yield
-    finally:
-        for watcher in held:
-            watcher.close()
+def test_who_has_its_result_waits_for_nothing_else(tmp_path: Path) -> None:
+    """What ends after it (see `looop.ctl.command.leave`) has none of its descriptors."""
+    with open(tmp_path / "lock", "w") as file, open(tmp_path / "lock") as again:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with subprocess.Popen([LOOOPCTL, "wait"], stdout=subprocess.PIPE, pass_fds=[file.fileno()]) as process:
+            file.close()
+            assert process.stdout and b"cursor: " in process.stdout.read() and process.wait(20) == 2
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_closed_stream_changes_nothing(closed: str) -> None:
+    done = command("sh", "-c", f"{LOOOPCTL} wait {closed}", check=False)
+    assert (done.returncode, done.stderr) == (2, "") and ("cursor: " in done.stdout) == (closed != ">&-")
 
 
 def test_time_is_up_with_a_cursor_to_go_on_from() -> None:
