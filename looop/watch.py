@@ -24,6 +24,7 @@ _CHANGED = (
     | constants.IN_DELETE_SELF | constants.IN_MOVE_SELF
 )  # fmt: skip
 _LOST = constants.IN_IGNORED | constants.IN_MOVE_SELF
+_LONGEST_S = 1e9  # what select(2) takes
 LOOK_AGAIN_S = 2.0  # where there is no inotify to be had
 
 
@@ -150,9 +151,10 @@ class Watcher:
             if self.degraded:
                 select.select([], [], [], LOOK_AGAIN_S if left is None else min(left, LOOK_AGAIN_S))
                 return left is None or left > LOOK_AGAIN_S
-            if not select.select([self._fd], [], [], left)[0]:
-                return False
-            if self.drain():
+            if not select.select([self._fd], [], [], left if left is None else min(left, _LONGEST_S))[0]:
+                if left is not None and left <= _LONGEST_S:
+                    return False
+            elif self.drain():
                 return True
 
     def close(self) -> None:

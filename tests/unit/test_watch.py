@@ -1,6 +1,8 @@
 """A watcher wakes for what counts, sleeps through the rest, and keeps to the path it was given."""
 
 import os
+import resource
+import time
 from pathlib import Path
 
 import pytest
@@ -67,17 +69,31 @@ def test_a_missing_path_is_named_and_nothing_leaks(tmp_path: Path) -> None:
 
 
 def test_the_limit_is_named(tmp_path: Path) -> None:
-    limit = int(Path("/proc/sys/fs/inotify/max_user_instances").read_text())
-    if limit > 2048:
-        pytest.skip("the limit here is too high to use up")
-    held: list[Watcher] = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    said = ""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))  # EMFILE too, and other processes of this user have their own
     try:
-        with pytest.raises(LooopError, match="max_user_instances"):
-            for _ in range(limit + 1):
-                held.append(Watcher(tmp_path))
+        Watcher(tmp_path)
+    except LooopError as error:
+        said = str(error)
     finally:
-        for watcher in held:
-            watcher.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "max_user_instances" in said
+
+
+@pytest.mark.parametrize("seconds", [1e10, 1e300, float("inf")])
+def test_it_waits_as_long_as_it_is_told(tmp_path: Path, seconds: float) -> None:
+    with Watcher(tmp_path) as watcher:
+        store.write(tmp_path / "a.json", "1")
+        assert watcher.wait(seconds) is True
+
+
+def test_a_time_longer_than_one_call_takes_is_waited_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_LONGEST_S", 0.001)
+    with Watcher(tmp_path) as watcher:
+        begun = time.monotonic()
+        assert watcher.wait(0.02) is False
+        assert time.monotonic() - begun >= 0.02
 
 
 def test_the_descriptor_is_not_inherited(tmp_path: Path) -> None:
