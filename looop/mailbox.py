@@ -52,7 +52,11 @@ def read_answer(paths: Paths, ask_id: str) -> Answer | None:
     hint = f"`looopctl answer --force {ask_id} TEXT` replaces it"
     try:
         obj = store.read_record(path)
-        return None if obj is None else Answer.from_json(obj)
+        said = None if obj is None else Answer.from_json(obj)
+        # one written by hand may lack the time: it counts from when it was written
+        return replace(said, ts=path.lstat().st_mtime) if said and not said.ts else said
+    except FileNotFoundError:
+        return None
     except JsonError as error:
         raise StateError(f"cannot read {path}: {error}", hint=hint) from error
     except StateError as error:

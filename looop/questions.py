@@ -9,15 +9,18 @@ from typing import Any, TypeAlias
 
 from looop.clock import Stamp
 from looop.errors import Unavailable, UsageError
-from looop.jsonutil import get_bool, get_num, get_object, get_str, get_strs
+from looop.jsonutil import JsonError, get_bool, get_num, get_object, get_str, get_strs
 from looop.paths import safe_name
 from looop.systemd.identity import Holder
 
 Judge: TypeAlias = Callable[[Holder], bool]
 
 VERSION = 1
+NAME_MAX = 255  # a file name of that length there can be, int() takes that many digits
 HUMAN, DEFAULT = "human", "default"
-DELIVERED, ANSWERED, WITHDRAWN, CLOSED, REDISPATCHED = "delivered", "answered", "withdrawn", "closed", "redispatched"
+DELIVERED, ANSWERED, WITHDRAWN, CLOSED, REDISPATCHED = ENDS = (
+    "delivered", "answered", "withdrawn", "closed", "redispatched",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,16 @@ class Ask:
     @classmethod
     def from_json(cls, ask_id: str, obj: Mapping[str, Any]) -> "Ask":
         """From a record in asks/ or asks/done/. Raises JsonError."""
+        # looop 0.1 noted the delivery in the ask and left it where it was
+        end = get_str(obj, "end", DELIVERED if get_bool(obj, "delivered", False) else "")
+        if end not in ("", *ENDS):
+            raise JsonError(f"end: expected one of {', '.join(ENDS)}")
         answer = None
         if obj.get("answer") is not None:
             answer = Answer(get_str(obj, "answer"), get_num(obj, "answered", 0.0), get_str(obj, "by", HUMAN))
         return cls(
             ask_id,
-            get_str(obj, "worker", split(ask_id)[0]),
+            split(ask_id)[0],
             get_str(obj, "prompt"),
             get_str(obj, "reference", ""),
             tuple(get_strs(obj, "options", [])),
@@ -107,8 +114,7 @@ class Ask:
             get_str(obj, "default", ""),
             Stamp.from_json(get_object(obj, "asked")) if obj.get("asked") else None,
             answer,
-            # looop 0.1 noted the delivery in the ask and left it where it was
-            get_str(obj, "end", DELIVERED if get_bool(obj, "delivered", False) else ""),
+            end,
             get_num(obj, "ended", 0.0),
         )
 
@@ -133,7 +139,7 @@ class Ask:
 def split(ask_id: str) -> tuple[str, int]:
     """Worker and number of an ask id. Raises UsageError when it is none."""
     worker, dash, n = ask_id.rpartition("-")
-    if not dash or not (n.isascii() and n.isdigit()):
+    if not dash or not (n.isascii() and n.isdigit()) or len(ask_id) > NAME_MAX:
         shown = repr(ask_id if len(ask_id) <= 80 else ask_id[:77] + "...")
         raise UsageError(f"cannot use {shown} as an ask id", hint="`looopctl asks` lists them, for example setup-1")
     return safe_name("a worker", worker), int(n)

@@ -134,6 +134,7 @@ def test_a_prompt_without_text_is_refused(paths: Paths, prompt: str) -> None:
 
 @pytest.mark.parametrize("ask_id", [
     "", "w", "w-", "-1", "w-x", "../x-1", "w-1/..", "w-²", ".w-1", "w\n-1", "x" * 300 + "-1",
+    "w-" + "1" * 5000,
 ])  # fmt: skip
 def test_a_bad_ask_id_is_refused(paths: Paths, ask_id: str) -> None:
     with pytest.raises(UsageError):
@@ -202,6 +203,25 @@ def test_a_corrupt_answer_keeps_the_ask_open_and_force_mends_it(paths: Paths) ->
     assert mailbox.prune(paths, 0, NOW) == []
     mailbox.answer(paths, "w-1", "yes", NOW, force=True)
     assert mailbox.pending(paths) == []
+
+
+def test_an_answer_written_by_hand_counts_from_when_it_was_written(paths: Paths) -> None:
+    ask(paths, who=holder("w"))
+    (paths.answers / "w-1.json").write_text('{"answer": "yes"}')
+    os.utime(paths.answers / "w-1.json", (NOW, NOW))
+    assert mailbox.read_answer(paths, "w-1") == Answer("yes", NOW)
+    assert mailbox.prune(paths, 10, NOW + 5) == [], "its asker may still come for it"
+    assert mailbox.prune(paths, 10, NOW + 11) == ["w-1"]
+
+
+def test_a_record_cannot_say_what_is_not_so(paths: Paths) -> None:
+    ask(paths)
+    (paths.asks / "w-1.json").write_text('{"worker": "\\u001b[2J", "prompt": "Deploy?"}')
+    found = mailbox.find(paths, "w-1")
+    assert found and found.worker == "w"
+    (paths.asks / "w-1.json").write_text('{"worker": "w", "prompt": "Deploy?", "end": "\\u001b[2J"}')
+    found = mailbox.find(paths, "w-1")
+    assert found and "end: expected" in found.broken and found.broken.isprintable()
 
 
 def test_an_ask_is_answered_or_withdrawn_never_both(paths: Paths) -> None:
@@ -645,6 +665,19 @@ def test_ask_prints_exactly_the_answer(paths: Paths) -> None:
     assert (code, out) == (0, "ja, später\n  – bitte\n")
     found = mailbox.find(paths, "w-1")
     assert found and found.end == "delivered"
+
+
+def test_half_a_surrogate_pair_in_a_record_hides_nothing(paths: Paths) -> None:
+    process = asking(paths, "w", "--prompt", "Deploy?", "--timeout", "1e300")
+    (paths.asks / "w-1.json").write_text('{"prompt": "\\ud800 Deploy?"}')
+    (paths.answers / "w-1.json").write_text('{"answer": "\\ud800 yes"}')
+    assert ended(process)[:2] == (0, "? yes\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "looop", "asks", "-a", "--json"], cwd=TREE, capture_output=True, text=True,
+        env={**os.environ, "LOOOP_DATA_DIR": str(paths.data)},
+    )  # fmt: skip
+    [row] = json.loads(done.stdout)
+    assert (done.returncode, row["answer"]) == (0, "\ud800 yes"), done.stderr
 
 
 def test_ask_json_says_who_answered(paths: Paths) -> None:
