@@ -69,7 +69,7 @@ def _run(args: argparse.Namespace, context: Context) -> int:
             on_new=lambda new: _notify(paths, new),
         )  # fmt: skip
         answer = _wait(context, ask, watcher, deadline)
-    (_print_json if args.json else _print)(paths, ask, answer)
+        (_print_json if args.json else _print)(paths, ask, answer)  # before the close, which takes 20 ms
     return ExitCode.DONE
 
 
