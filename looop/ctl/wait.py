@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from looop.changes import Cursor, home
+from looop.changes import CURSOR_BYTES, Cursor, home
 from looop.ctl.command import Command, Context, Parser, add_json, print_json, printable
 from looop.ctl.waiter import Result, wait
 from looop.errors import ExitCode, UsageError
@@ -38,7 +38,7 @@ def _run(args: argparse.Namespace, context: Context) -> int:
         raise UsageError(f"cannot wait {args.timeout:g} s: expected 0 or more")
     cursor = None
     if args.since is not None:
-        text = sys.stdin.read() if args.since == "-" else args.since
+        text = sys.stdin.buffer.read(2 * CURSOR_BYTES).decode(errors="replace") if args.since == "-" else args.since
         cursor = Cursor.decode(text, home(context.paths.data))
     result = wait(context, cursor, _passes(args), args.timeout, _say)
     if args.json:
