@@ -28,8 +28,8 @@ _TYPED_MAX = 1 << 16
 _ABOUT = """\
 The worker's screen is drawn here as it changes, at the size it has; of a larger one the part with the cursor is shown.
 What the worker prints is never passed on as it is: it cannot set this terminal's title, reach its clipboard or make it
-send anything. Without --write no key but the detach key does anything. With --write the worker's terminal takes the
-size of this one, and every key goes to the worker; journal.md says so."""
+send anything. Without --write no key but the detach key does anything. With --write every key goes to the worker, whose
+terminal has the size of the one that was typed at last, and its own again afterwards; journal.md says so."""
 
 
 def _configure(parser: Parser) -> None:
@@ -120,7 +120,6 @@ class _Attachment:
         self.typed = bytearray()
         self.told = False
         self.notice, self.until = "", 0.0
-        self.before: tuple[int, int] | None = None
 
     def run(self) -> int:
         """0 when detached, 128 + n on a signal, -1 when the session is over."""
@@ -136,8 +135,6 @@ class _Attachment:
                 return self._loop(wakeup, caught)
             except OSError:
                 return 128 + signal.SIGHUP  # this terminal is gone: the links and files have errors of their own
-            finally:
-                self._give_size_back()
 
     def _loop(self, wakeup: int, caught: list[int]) -> int:
         while True:
@@ -210,6 +207,8 @@ class _Attachment:
                 self._say(f"read-only, keys do nothing; {shown_key(self.key)} detaches, attach --write types")
         elif len(self.typed) + len(keys) <= _TYPED_MAX:
             self.typed += keys
+            if keys and (self.follower.screen.rows, self.follower.screen.cols) != (self.view.rows, self.view.cols):
+                self._take_size()  # somebody else who types had it
         else:
             self._say("the worker takes no input: keys are lost")
         self._send()
@@ -233,26 +232,13 @@ class _Attachment:
         self._take_size()
 
     def _take_size(self) -> None:
-        """With --write the worker's terminal is as large as this one."""
+        """With --write the worker's terminal is as large as this one; the shim gives it its size back."""
+        from looop.sessions import control, wire
+
         if self.typing is not None:
-            found = self._size()
-            self.before = self.before or found
-            if found != (self.view.rows, self.view.cols):
-                self._size(rows=self.view.rows, cols=self.view.cols)
-
-    def _give_size_back(self) -> None:
-        """What it was before, unless somebody else has changed it since."""
-        if self.before is not None and self._size() == (self.view.rows, self.view.cols) != self.before:
-            self._size(rows=self.before[0], cols=self.before[1])
-
-    def _size(self, **wanted: int) -> tuple[int, int] | None:
-        from looop.sessions import control
-
-        try:
-            reply = asyncio.run(control.query(self.context.paths, self.id, "resize" if wanted else "status", **wanted))
-        except LooopError:
-            return None
-        return int(reply["rows"]), int(reply["cols"])
+            wanted = {"rows": self.view.rows, "cols": self.view.cols}
+            with contextlib.suppress(LooopError):
+                asyncio.run(control.query(self.context.paths, self.id, wire.RESIZE, **wanted))
 
 
 def _write(text: str) -> None:

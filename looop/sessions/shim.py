@@ -21,7 +21,8 @@ from looop.sessions.transcript import INDEX, Index, JournalLines, Transcript
 _IGNORED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ)
 _DRAIN_S = 2.0  # most time given, after the worker's end, to output that a leftover process keeps producing
 _CLIENT_S = 2.0  # a control client that has not sent its line by then is dropped
-_CLIENTS_MAX = 32
+_CLIENTS_MAX = 32  # with a request that is not complete; one more ends the oldest of them
+_HELD_MAX = 32  # that follow or type; they take no place from those that ask
 _RECORD_BYTES = 4096
 _INPUT_MAX = 65536  # typed and not yet taken by the terminal; whoever types more waits
 _ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
@@ -44,14 +45,19 @@ def group_number(group: str, name: str) -> int | None:
     return int(text) if text is not None and text.strip().isdecimal() else None
 
 
+def processor_time(group: str) -> float | None:
+    """Seconds the control group has computed; None is unknown."""
+    words = (group_file(group, "cpu.stat") or "").split()[:2]  # usage_usec comes first
+    return round(int(words[1]) / 1e6, 3) if len(words) == 2 else None
+
+
 def usage(group: str) -> dict[str, object]:
     """What the control group has used and uses, as the kernel counts it; None is unknown."""
-    stat = (group_file(group, "cpu.stat") or "").split()[:2]
     tasks = group_number(group, "pids.current")
     if tasks is None:
         tasks = len((group_file(group, "cgroup.threads") or "").split()) or None
     return {
-        "cpu_s": round(int(stat[1]) / 1e6, 3) if len(stat) == 2 else None,
+        "cpu_s": processor_time(group),
         "memory": group_number(group, "memory.current"),
         "tasks": tasks,
     }
@@ -61,18 +67,13 @@ class WorkMeter:
     """Seconds since the worker last used the processor noticeably; the shim's own share does not count."""
 
     def __init__(self, group: str) -> None:
-        self.files = [f"{root}{group}/cpu.stat" for root in _ROOTS]
+        self.group = group
         self.base = (self._used(), time.monotonic())
         self.active = time.monotonic()
 
     def _used(self) -> float | None:
-        for name in self.files:
-            try:
-                with open(name, encoding="ascii") as file:
-                    return int(file.readline().split()[1]) / 1e6 - time.process_time()  # usage_usec comes first
-            except (OSError, ValueError, IndexError):
-                continue
-        return None
+        used = processor_time(self.group)
+        return None if used is None else used - time.process_time()
 
     def idle(self) -> float | None:
         """Noticeable is 2 % of one processor since the last look, and at least 0.1 s; looks closer than 10 s add up."""
@@ -90,12 +91,13 @@ class WorkMeter:
 class Control:
     """The control socket: never blocks the pump, whatever a client does or leaves undone."""
 
-    def __init__(self, path: str, poll: "select.poll") -> None:
-        self.path, self.poll = path, poll
+    def __init__(self, path: str, poll: "select.poll", worker: "Worker") -> None:
+        self.path, self.poll, self.worker = path, poll, worker
         self.clients: dict[int, tuple[socket.socket, bytes, float]] = {}
         self.held: dict[int, socket.socket] = {}
         self.typing: dict[int, socket.socket] = {}
         self.paused: set[int] = set()  # of those that type: they wait for the terminal
+        self.size = (worker.rows, worker.cols)  # before anybody typed
         self.listener: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             try:
@@ -116,20 +118,19 @@ class Control:
             client = self.listener.accept()[0]
         except OSError:
             return
-        if len(self.clients) + len(self.held) + len(self.typing) >= _CLIENTS_MAX:
-            client.close()
-            return
+        if len(self.clients) >= _CLIENTS_MAX:
+            self._drop(next(iter(self.clients)))
         client.setblocking(False)
         self.clients[client.fileno()] = (client, b"", time.monotonic() + _CLIENT_S)
         self.poll.register(client, select.POLLIN)
 
-    def receive(self, fd: int, worker: "Worker") -> None:
+    def receive(self, fd: int) -> None:
         """Answer when the line is complete."""
         if fd in self.held:
             self._drop(fd)
             return
         if fd in self.typing:
-            self._type(fd, worker)
+            self._type(fd)
             return
         client, data, deadline = self.clients[fd]
         try:
@@ -146,16 +147,16 @@ class Control:
         if b"\n" not in data:
             return
         line, _, rest = data.partition(b"\n")
-        kept = self._answer(client, line, worker)
+        kept = self._answer(client, line)
         if kept is None:
             self._drop(fd)
             return
         del self.clients[fd]
         kept[fd] = client
         if kept is self.typing:
-            worker.type(rest)
+            self.worker.type(rest)
 
-    def _type(self, fd: int, worker: "Worker") -> None:
+    def _type(self, fd: int) -> None:
         try:
             data = b"" if fd in self.paused else self.typing[fd].recv(4096)  # of a paused one only the end is reported
         except BlockingIOError:
@@ -163,13 +164,13 @@ class Control:
         except OSError:
             data = b""
         if data:
-            worker.type(data)
+            self.worker.type(data)
         else:
             self._drop(fd)
 
-    def pace(self, worker: "Worker") -> None:
+    def pace(self) -> None:
         """Listen to those that type only while there is room for it."""
-        if len(worker.typed) < _INPUT_MAX:
+        if len(self.worker.typed) < _INPUT_MAX:
             for fd in self.paused:
                 self.poll.modify(fd, select.POLLIN)
             self.paused.clear()
@@ -178,25 +179,34 @@ class Control:
                 self.poll.modify(fd, 0)
                 self.paused.add(fd)
 
-    def _answer(self, client: socket.socket, line: bytes, worker: "Worker") -> dict[int, socket.socket] | None:
+    def _answer(self, client: socket.socket, line: bytes) -> dict[int, socket.socket] | None:
         """Where the client stays afterwards, if it does."""
+        stays = None
         try:
             request = wire.decode(line)
-            reply = worker.answer(request)
+            stays = {wire.FOLLOW: self.held, wire.TYPE: self.typing}.get(str(request.get("op")))
+            if stays is not None and len(self.held) + len(self.typing) >= _HELD_MAX:
+                reply = wire.failed(f"{_HELD_MAX} others follow it or type already")
+            else:
+                reply = self.worker.answer(request)
         except (ValueError, TypeError, OverflowError) as error:
-            request, reply = {}, wire.failed(f"bad request: {error}")
+            reply = wire.failed(f"bad request: {error}")
         try:
             client.send(wire.encode(reply))
         except OSError:
             return None
-        stays = {wire.FOLLOW: self.held, wire.TYPE: self.typing}
-        return stays.get(str(request.get("op"))) if reply["ok"] is True else None
+        if stays is self.typing and not self.typing:
+            self.size = (self.worker.rows, self.worker.cols)
+        return stays if reply["ok"] is True else None
 
     def _drop(self, fd: int) -> None:
-        client = self.held.pop(fd, None) or self.typing.pop(fd, None) or self.clients.pop(fd)[0]
+        typed = self.typing.pop(fd, None)
+        client = typed or self.held.pop(fd, None) or self.clients.pop(fd)[0]
         self.paused.discard(fd)
         self.poll.unregister(fd)
         client.close()
+        if typed and not self.typing:
+            self.worker.resize(*self.size)
 
     def nudge(self) -> None:
         """Tell followers to look; one that has not read the last nudge needs no other."""
@@ -311,16 +321,20 @@ class Worker:
             self.lines.feed(b"\n")
             self.lines.note()
 
+    def resize(self, rows: int, cols: int) -> None:
+        """The terminal has this size from now on."""
+        if (rows, cols) != (self.rows, self.cols):
+            self.rows, self.cols = rows, cols
+            self.index.resize(rows, cols, self.transcript.written)
+            termios.tcsetwinsize(self.master, (rows, cols))
+
     def answer(self, request: dict[str, object]) -> dict[str, object]:
         operation = request.get("op")
         if operation == wire.RESIZE:
             rows, cols = request.get("rows"), request.get("cols")
             if not (isinstance(rows, int) and isinstance(cols, int) and 0 < rows < 10000 and 0 < cols < 10000):
                 return wire.failed("rows and cols must be whole numbers from 1 to 9999")
-            if (rows, cols) != (self.rows, self.cols):
-                self.rows, self.cols = rows, cols
-                self.index.resize(rows, cols, self.transcript.written)
-                termios.tcsetwinsize(self.master, (rows, cols))
+            self.resize(rows, cols)
         elif operation not in (wire.STATUS, wire.FOLLOW, wire.TYPE):
             return wire.failed(f"unknown op {operation!r}")
         return wire.done(
@@ -353,7 +367,7 @@ class Worker:
             "ended": {"wall": round(time.time(), 3), "boot": boot, "mono": time.clock_gettime(time.CLOCK_BOOTTIME)},
             "bytes": self.total,
             "lost": self.transcript.lost,
-            "cpu_s": usage(self.group)["cpu_s"],
+            "cpu_s": processor_time(self.group),
             "memory_peak": group_number(self.group, "memory.peak"),
         }
         data = json.dumps(record).encode() + b"\n"
@@ -419,12 +433,15 @@ def supervise(worker: Worker, control: Control, poll: "select.poll") -> None:
             return
         if ready.get(worker.master, 0) & select.POLLOUT:
             worker.enter()
+        size = (worker.rows, worker.cols)
         for fd in ready:
             if fd in control.clients or fd in control.held or fd in control.typing:
-                control.receive(fd, worker)
+                control.receive(fd)
             elif control.listener is not None and fd == control.listener.fileno():
                 control.accept()
-        control.pace(worker)
+        if size != (worker.rows, worker.cols):
+            control.nudge()
+        control.pace()
 
 
 def wait_for_go() -> dict[str, object] | None:
@@ -466,7 +483,7 @@ def main() -> int:
     except (OSError, ImportError) as error:
         tell_launcher(wire.failed(str(error)))
         return 1
-    control = Control(str(job["control"]), poll)
+    control = Control(str(job["control"]), poll, worker)
     tell_launcher(wire.done(pid=os.getpid(), child=worker.child))
     supervise(worker, control, poll)
     try:

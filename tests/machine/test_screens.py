@@ -170,7 +170,7 @@ def test_attach_write_types_takes_the_size_and_is_journaled(events: Events, jour
     terminal.shows("row 200")
     terminal.type(b"\x01")
     assert terminal.end() == 0
-    assert looopctl_json("screenshot", "w")["rows"] == 24
+    events.wait_for(lambda: int(looopctl_json("screenshot", "w")["rows"]) == 24, what="the size of before")
     again = Terminal("--write")
     again.type(b"g")
     again.shows("row 23")

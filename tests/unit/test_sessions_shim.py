@@ -1,5 +1,6 @@
 """The shim on a real terminal: what a worker prints, how it ends, and who may ask."""
 
+import contextlib
 import json
 import os
 import select
@@ -41,7 +42,7 @@ def run(
     monkeypatch.chdir(paths.data)
     poll = select.poll()
     worker = shim.Worker(job(paths, command, **changes), "/no-such-group")
-    control = shim.Control(str(paths.runtime / "w.sock"), poll)
+    control = shim.Control(str(paths.runtime / "w.sock"), poll, worker)
     thread = threading.Thread(target=client) if client else None
     if thread:
         thread.start()
@@ -131,7 +132,7 @@ def test_control_answers_and_refuses(paths: Paths, monkeypatch: pytest.MonkeyPat
     assert log.split()[-2:] == [b"40", b"132"]
 
 
-def test_a_follower_hears_of_output_and_of_the_end(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_follower_hears_of_sizes_of_output_and_of_the_end(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[bytes] = []
 
     def client() -> None:
@@ -139,6 +140,8 @@ def test_a_follower_hears_of_output_and_of_the_end(paths: Paths, monkeypatch: py
             end.connect(str(paths.runtime / "w.sock"))
             end.sendall(wire.encode({"op": "follow"}))
             end.recv(4096)
+            ask(paths, wire.encode({"op": "resize", "rows": 40, "cols": 132}))
+            heard.append(end.recv(4096))  # of the new size, before there is any output
             (paths.data / "go").touch()
             while data := end.recv(4096):
                 heard.append(data)
@@ -171,6 +174,45 @@ def test_two_who_type_are_both_heard(paths: Paths, monkeypatch: pytest.MonkeyPat
     command = "stty -echo; echo on; read a; touch half; echo half; read b; echo $a $b"
     _, log = run(paths, monkeypatch, command, client)
     assert log.split()[-2:] == [b"first", b"second"]
+
+
+def test_however_many_follow_whoever_asks_is_answered(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    replies: list[dict[str, Any]] = []
+
+    def client() -> None:
+        with contextlib.ExitStack() as stack:
+            for n in range(80):
+                end = stack.enter_context(socket.socket(socket.AF_UNIX))
+                end.connect(str(paths.runtime / "w.sock"))
+                if n < 40:
+                    end.sendall(wire.encode({"op": "follow"}))
+                    replies.append(wire.decode(end.makefile("rb").readline()))
+            replies.append(ask(paths, wire.encode({"op": "status"})))
+        (paths.data / "go").touch()
+
+    run(paths, monkeypatch, "until test -e go; do read -t 0.05 < <(exec sleep 1); done", client)
+    assert [reply["ok"] for reply in replies] == [True] * 32 + [False] * 8 + [True]
+    assert replies[39]["error"] == "32 others follow it or type already"
+
+
+def test_the_size_is_as_before_when_the_last_who_types_is_gone(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int]] = []
+
+    def size(**wanted: int) -> None:
+        data = ask(paths, wire.encode({"op": "resize" if wanted else "status", **wanted}))["data"]
+        sizes.append((data["rows"], data["cols"]))
+
+    def client() -> None:
+        with typist(paths):
+            size(rows=50, cols=200)
+            with typist(paths):
+                size(rows=30, cols=100)
+            size()
+        size()
+        (paths.data / "go").touch()
+
+    _, log = run(paths, monkeypatch, "until test -e go; do read -t 0.05 < <(exec sleep 1); done; stty size", client)
+    assert sizes == [(50, 200), (30, 100), (30, 100), (24, 80)] and log.split() == [b"24", b"80"]
 
 
 def test_a_worker_that_does_not_read_holds_nobody_up(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,11 +339,13 @@ def test_journal_lines_stay_below_their_rate_and_count_what_they_left_out() -> N
     assert sent[-1] == "[looop: 995 lines suppressed]"
 
 
-def test_the_processor_time_of_the_shim_itself_is_not_the_workers(tmp_path: Path) -> None:
+def test_the_processor_time_of_the_shim_itself_is_not_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shim, "_ROOTS", ("",))
     meter = shim.WorkMeter(str(tmp_path))
     assert meter.idle() is None
     stat = tmp_path / "cpu.stat"
-    meter.files = [str(stat)]
     stat.write_text(f"usage_usec {int(time.process_time() * 1e6)}\n")
     meter.base, meter.active = (meter._used(), time.monotonic()), time.monotonic() - 100
     idle = meter.idle()
