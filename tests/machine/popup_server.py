@@ -107,6 +107,7 @@ class PopupServer:
     history: list[Shown] = field(default_factory=list)
     closed: list[int] = field(default_factory=list)
     refuse: bool = False
+    silent: bool = False
 
     def __post_init__(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
@@ -184,7 +185,7 @@ class PopupServer:
             self.send(RETURN, "", "", "", "as", list(CAPABILITIES), **to)
         elif member == "Notify" and self.refuse:
             self.send(ERROR, "", "", "", **to)
-        elif member == "Notify":
+        elif member == "Notify" and not self.silent:
             _, replaces, _, summary, text, actions, hints, timeout = (
                 body.get(kind) for kind in ("s", "u", "s", "s", "s", "as", "a{sv}", "i")
             )

@@ -286,7 +286,7 @@ def on_screen(events: Events, screen: PopupServer, count: int) -> list[int]:
 
 def missing(screen: PopupServer) -> bool:
     """Whether looop-desktop has not noted yet what is on the screen."""
-    noted = {record(path.stem)["channels"].get("desktop", {}).get("popup") for path in RECORDS.glob("*.json")}
+    noted = {record(path.stem).get("channels", {}).get("desktop", {}).get("popup") for path in RECORDS.glob("w*.json")}
     return not set(screen.shown) <= noted
 
 
@@ -382,6 +382,48 @@ def test_a_desktop_that_comes_later_is_shown_what_is_open(pulse: Pulse, events: 
         events.wait_for(lambda: not units("looop-desktop.service", "active"))
     finally:
         server.close()
+
+
+def test_the_buttons_work_after_a_server_that_did_not_answer(
+    events: Events, journal: Journal, screen: PopupServer
+) -> None:
+    hooks(notify_retry=1)
+    screen.silent = True
+    asking = {name: worker("--prompt", f"I am {name}", "--options", "go", name=name) for name in ("w1", "w2")}
+    journal.wait("notify_failed", LOOOP_CHANNEL="desktop")
+    screen.silent = False
+    events.wait_for(lambda: len(screen.shown) == 2, what="both are shown after all")
+    on_screen(events, screen, 2)
+    for number in sorted(screen.shown):
+        screen.press(number, "go")
+    assert [process.communicate(timeout=20)[0] for process in asking.values()] == ["go\n"] * 2
+    events.wait_for(lambda: not units("looop-desktop.service"))
+
+
+def test_a_server_that_cannot_be_started_is_asked_once_for_all(
+    events: Events, journal: Journal, told: Path
+) -> None:
+    reload = ["busctl", "--user", "call", "org.freedesktop.DBus", "/", "org.freedesktop.DBus", "ReloadConfig"]
+    service = Path.home() / ".local/share/dbus-1/services/org.freedesktop.Notifications.service"
+    service.parent.mkdir(parents=True, exist_ok=True)
+    program = f"Exec=/bin/sh -c 'echo >> {told}.starts'"
+    service.write_text(f"[D-BUS Service]\nName=org.freedesktop.Notifications\n{program}\n")
+    hooks(f"cat >> {told}", notify_retry=3600)
+    try:
+        subprocess.run(reload, check=True)
+        asking = {name: worker("--prompt", f"I am {name}", name=name) for name in ("w1", "w2", "w3", "w4")}
+        events.wait_for(lambda: len(lines(told)) == 4)
+        journal.wait("notify_failed", LOOOP_CHANNEL="desktop")
+        quiet(events)
+        events.wait_for(lambda: not units("looop-desktop.service", "active", "activating"))
+    finally:
+        service.unlink()
+        subprocess.run(reload, check=True)
+    assert len(journal.find(LOOOP_EVENT="notify_failed")) == 1
+    tries = sum(record(f"{name}-1")["channels"].get("desktop", {}).get("tries", 0) for name in asking)
+    assert tries == Path(f"{told}.starts").read_text().count("\n") <= 4
+    for name, process in asking.items():
+        answer(events, process, f"{name}-1", "yes")
 
 
 def test_stopping_looop_takes_its_notifications_off_the_screen(
