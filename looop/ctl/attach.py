@@ -25,6 +25,7 @@ from looop.errors import LooopError, Refused, UsageError
 
 _NOTICE_S = 4.0
 _TYPED_MAX = 1 << 16
+_STEP = 1 << 18  # of a flood; then keys are looked at
 _ABOUT = """\
 The worker's screen is drawn here as it changes, at the size it has; of a larger one the part with the cursor is shown.
 What the worker prints is never passed on as it is: it cannot set this terminal's title, reach its clipboard or make it
@@ -129,7 +130,7 @@ class _Attachment:
         with _signals() as (wakeup, caught), _own_terminal():
             try:
                 self._take_size()
-                self.follower.advance()
+                self.follower.advance(_STEP)
                 clipped = f"; {self._sizes()}" if self.view.clipped(self.follower.screen) else ""
                 self._say(f"{shown_key(self.key)} detaches; {'writing' if self.typing else 'read-only'}{clipped}")
                 return self._loop(wakeup, caught)
@@ -156,7 +157,7 @@ class _Attachment:
                 self.follower.advance()
                 self._paint()
                 return -1
-            self.follower.advance()
+            self.follower.advance(_STEP)
 
     def _wait(self, wakeup: int) -> set[int]:
         poll = select.poll()
@@ -165,6 +166,7 @@ class _Attachment:
         if self.typing and self.typed:
             poll.register(self.typing, select.POLLOUT)
         left = max(0.0, self.until - time.monotonic()) if self.notice else None
+        left = 0.0 if self.follower.behind else left
         ready = {fd for fd, _ in poll.poll(None if left is None else left * 1000 + 1)}
         if self.notice and time.monotonic() >= self.until:
             self.notice = ""

@@ -137,7 +137,7 @@ def _wide(char: str) -> bool:
 
 class Follower:
     """A screen that keeps in step with a worker's transcript, its sizes and its truncation, and with the next session
-    of that id. `screen` is another object when it had to begin anew."""
+    of that id. `screen` is another object when it had to begin anew. `behind`: not all there was has been read."""
 
     def __init__(self, paths: Paths, worker_id: str) -> None:
         self._folder = paths.session(worker_id)
@@ -146,6 +146,7 @@ class Follower:
         self._entries: list[replay.Entry] = []
         self._stamp: tuple[int, ...] = ()
         self._size = (24, 80)
+        self.behind = False
         self._learn()
         self.screen = Screen(*self._size)
 
@@ -158,8 +159,10 @@ class Follower:
         self._size = (meta.rows, meta.cols)
         return meta.invocation
 
-    def advance(self) -> bool:
-        """Read what is new; True when something has changed. A session without a transcript has a blank screen.
+    def advance(self, most: int | None = None) -> bool:
+        """Read what is new, about `most` bytes of it at once; True when something has changed.
+
+        A session without a transcript has a blank screen.
 
         Raises StateError when the transcript cannot be read.
         """
@@ -169,14 +172,11 @@ class Follower:
                 self._look_at_index()
                 if fresh:
                     self._begin(log)
-                return self._read(log) or fresh
+                return self._read(log, most) or fresh
         except FileNotFoundError:
             return False
         except OSError as error:
             raise StateError(f"cannot read {self._folder / 'output.log'}: {error.strerror}") from error
-
-    def close(self) -> None:
-        """There is nothing open between calls."""
 
     def _is_another(self, log: replay.Log) -> bool:
         """Whether what was read so far is of no use: another generation, or too much that is new."""
@@ -208,9 +208,9 @@ class Follower:
         known = [entry for entry in self._entries if entry.place <= place]
         return (known[-1].rows, known[-1].cols) if known else self._size
 
-    def _read(self, log: replay.Log) -> bool:
+    def _read(self, log: replay.Log, most: int | None) -> bool:
         """Feed what is new, each stretch at the size the terminal had."""
-        screen, changed = self.screen, False
+        screen, changed, first = self.screen, False, self.screen.position
         while True:
             size = self._size_at(screen.position)
             if size != (screen.rows, screen.cols):
@@ -219,7 +219,8 @@ class Follower:
                 changed = changed or before != (screen.rows, screen.cols)
             ends = [entry.place for entry in self._entries if screen.position < entry.place < log.end]
             data = log.read(screen.position, min(min(ends, default=log.end) - screen.position, _CHUNK))
-            if not data:
+            self.behind = bool(data) and most is not None and screen.position - first >= most
+            if self.behind or not data:
                 return changed
             screen.feed(data)
             changed = True

@@ -13,7 +13,7 @@ import pytest
 
 from looop.ctl.view import View
 from looop.paths import Paths
-from looop.screens import replay
+from looop.screens import replay, screen as screens
 from looop.sessions import records
 from looop.screens.escapes import BODY_MAX, Splitter
 from looop.screens.screen import Cell, Follower, Screen
@@ -346,6 +346,20 @@ def test_a_follower_that_was_away_for_long_looks_at_the_end_only(paths: Paths, m
     monkeypatch.setattr(Screen, "position", property(lambda self: 10**9, lambda self, value: None), raising=False)
     follower.advance()
     assert sum(fed) <= 500
+    shim.close()
+
+
+def test_a_flood_is_taken_in_steps_by_who_has_keys_to_look_at(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screens, "_CHUNK", 100)
+    shim, follower = Shim(session(paths)), Follower(paths, "w")
+    shim.write(b"x" * 950)
+    places = []
+    while follower.advance(300):
+        places.append(follower.screen.position)
+        assert follower.behind == (places[-1] < 950)
+    assert places == [300, 600, 900, 950] and not follower.behind
+    shim.write(b"y" * 950)
+    assert follower.advance() and follower.screen.position == 1900 and not follower.behind
     shim.close()
 
 
