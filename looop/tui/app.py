@@ -23,7 +23,7 @@ from looop.tui.panes import Facts
 from looop.tui.state import FATES, Act, Pane, Send, State
 from looop.tui.table import rows
 from looop.tui.terminal import Loop, QuietLoop, Terminal
-from looop.tui.widgets import Root, depth, palette
+from looop.tui.widgets import PALETTE, Root, depth
 from looop.watch import Watcher
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -62,7 +62,7 @@ class App:
         loop.set_exception_handler(self._failed)
         self.screen = Terminal()
         self.screen.set_terminal_properties(colors=self.colours)
-        self.loop = Loop(self.root, palette(), self.screen, QuietLoop(loop=loop), self.draw)
+        self.loop = Loop(self.root, PALETTE, self.screen, QuietLoop(loop=loop), self.draw)
         self.live = Live("user", UNITS)
         self.live.on_change, self.live.on_state = self.kick, self._bus
         self.watcher = Watcher(fallback=True)

@@ -15,6 +15,7 @@ from looop.tui.log import LogTail
 from looop.tui.panes import Frame
 
 FRAME_S = 0.1  # between two pictures
+DEAF_S = 2.0  # of a worker whose shim has no place for one more, or has just ended
 
 
 class Follow:
@@ -90,7 +91,6 @@ class Follow:
         finally:
             if word is not None:
                 word.cancel()
-            self._thread.submit(replay.close)
 
     def _take_older(self) -> bool:
         older, self._older = self._older, False
@@ -102,18 +102,20 @@ class Follow:
         self.on_change()
 
     async def _listen(self, worker_id: str) -> None:
-        """The shim says when there is more; it closes when the session is over."""
-        try:
-            reader, writer = await asyncio.open_unix_connection(self.paths.control(worker_id), limit=wire.LINE_MAX)
-        except OSError:
-            return  # it has just ended: the fleet will say so
+        """The shim says when there is more; where it does not, there is a look from time to time."""
+        while True:
+            with contextlib.suppress(OSError):
+                await self._hear(worker_id)
+            self._wake.set()
+            if await self.pause(DEAF_S):
+                return
+
+    async def _hear(self, worker_id: str) -> None:
+        reader, writer = await asyncio.open_unix_connection(self.paths.control(worker_id), limit=wire.LINE_MAX)
         try:
             writer.write(wire.encode({"op": wire.FOLLOW}))
             while await reader.read(4096):
                 self._wake.set()
-            self._wake.set()
-        except OSError:
-            self._wake.set()
         finally:
             writer.close()
 
@@ -154,10 +156,6 @@ class _Replay:
             self.follower = Follower(self.paths, self.worker_id)
         self.follower.advance()
         return frame(self.worker_id, self.follower.screen)
-
-    def close(self) -> None:
-        if self.follower is not None:
-            self.follower.close()
 
 
 def frame(worker_id: str, screen: Screen) -> Frame:

@@ -170,7 +170,7 @@ def headline(look: Look | None, view: View) -> str:
     alive = [session for session in look.sessions or () if session.alive]
     stuck = sum(session.health == "stuck" for session in alive)
     waiting = [ask for ask in look.asks or () if ask.answerable]
-    parts = ["workers unknown" if look.sessions is None else f"{len(alive)} working" + ("?" if look.stale else "")]
+    parts = ["workers unknown" if look.sessions is None else f"{len(alive)} live" + ("?" if look.stale else "")]
     parts.append("asks unknown" if look.asks is None else f"{len(waiting)} asking")
     if stuck:
         parts.append(f"{stuck} stuck")

@@ -7,10 +7,11 @@ the way: how far a key scrolls depends on what was drawn.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from looop.screens.pictures import Cell
 from looop.tui.model import NEED, PULSE, AskView, Look, age, headline
 from looop.tui.table import Row, Table
 from looop.tui.state import Draft, Pane, State
-from looop.tui.text import Cell, Line, Style, clip, columns, drawn, fit, safe, short, wrap
+from looop.tui.text import Line, Style, clip, columns, drawn, fit, safe, short, wrap
 
 KEYS = (
     "Tab pane  up/down select  a answer  l log  z zoom  v ended ones  ? help  q quit",

@@ -7,28 +7,11 @@ whose width terminals do not agree on can push a border aside.
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
+
+from looop.screens.pictures import Cell
 
 MARKS_MAX = 2  # combining characters kept on one base
-
-
-class Cell(Protocol):
-    """What this needs of `sessions.screen.Cell`; the right half of a wide character has an empty `char`."""
-
-    @property
-    def char(self) -> str: ...
-    @property
-    def fg(self) -> str: ...
-    @property
-    def bg(self) -> str: ...
-    @property
-    def bold(self) -> bool: ...
-    @property
-    def italic(self) -> bool: ...
-    @property
-    def underline(self) -> bool: ...
-    @property
-    def inverse(self) -> bool: ...
 
 
 class Pen(NamedTuple):

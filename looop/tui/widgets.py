@@ -97,11 +97,6 @@ def _nearest(number: int) -> int:
     return sum(bit for bit, on in zip((1, 2, 4), strong, strict=True) if on) + (8 if max(parts) == 5 else 0)
 
 
-def palette() -> list[tuple[str, str, str, str]]:
-    """What the screen is to be told."""
-    return list(PALETTE)
-
-
 class Lines(urwid.Widget):
     """A box that shows the lines its maker makes for its size, and a cursor."""
 

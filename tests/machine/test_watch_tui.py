@@ -127,12 +127,12 @@ def test_a_pulse_that_is_gone_is_down_and_its_workers_are_not(
 ) -> None:
     watch.until(" up ")
     looopctl("down", "--keep-workers")
-    watch.until(" down ", "inactive", "5 working")
+    watch.until(" down ", "inactive", "5 live")
     fleet.start()
-    watch.until(" up ", "active", "5 working")
+    watch.until(" up ", "active", "5 live")
     fleet.kill()  # systemd brings it back
     journal.wait("pulse_started", count=2)
-    watch.until(" up ", "5 working")
+    watch.until(" up ", "5 live")
 
 
 def test_without_a_bus_nothing_is_shown_as_dead_or_empty(fleet: Pulse) -> None:
@@ -147,8 +147,8 @@ def test_without_a_bus_nothing_is_shown_as_dead_or_empty(fleet: Pulse) -> None:
 def test_when_the_bus_is_lost_the_last_known_rows_stay_marked_until_it_is_back(watch: Tui) -> None:
     watch.until("chatty     busy         running")
     os.kill(int(unit("dbus.service", "MainPID")["MainPID"]), signal.SIGKILL)
-    watch.until("5 working?", "busy?", "wrong", "systemd does not answer")
-    watch.until("5 working |", "chatty     busy  ", patience=150)  # systemd#21177: the manager itself may hang for 90 s
+    watch.until("5 live?", "busy?", "wrong", "systemd does not answer")
+    watch.until("5 live |", "chatty     busy  ", patience=150)  # systemd#21177: the manager itself may hang for 90 s
 
 
 # the limit is one for all of a user's processes, in other machines too, so it is not really used up here

@@ -1,6 +1,7 @@
 """`watch` without a terminal: what it says, where it puts it, what keys do; and that no worker can break out of it."""
 
 import argparse
+import asyncio
 import os
 import pty
 import select
@@ -24,7 +25,7 @@ from looop.paths import Paths  # noqa: E402
 from looop.sessions.control import Idle  # noqa: E402
 from looop.sessions.fleet import Session  # noqa: E402
 from looop.screens.screen import Screen  # noqa: E402
-from looop.tui import layout, text, widgets  # noqa: E402
+from looop.tui import follow, layout, text, widgets  # noqa: E402
 from looop.tui.follow import frame  # noqa: E402
 from looop.tui.log import LogTail  # noqa: E402
 from looop.tui.model import AskView, Filter, Look, Meter, View, age, headline, size  # noqa: E402
@@ -149,7 +150,7 @@ def test_when_systemd_is_silent_the_last_known_fleet_stays_and_is_marked() -> No
     found = {row.id: row for row in rows(look, View(Filter.ALL), {"busy": 50.0}, later)}
     assert found["busy"].cells["health"] == "busy?" and found["busy"].cells["state"] == "unknown"
     assert found["busy"].cells["cpu"] == "-" and found["failed"].cells["health"] == "dead"
-    assert headline(look, View()).startswith("4 working?")
+    assert headline(look, View()).startswith("4 live?")
     assert Look(later).after(None).sessions is None and "workers unknown" in headline(Look(later), View())
     assert not replace(LOOK, at=later).after(look).stale
 
@@ -444,6 +445,35 @@ def test_a_log_is_read_from_its_end_and_further_back_on_demand(tmp_path: Path) -
     assert tail.read() and tail.lines[-2:] == ["unfinished", "more"]
     path.write_bytes(b"[looop: 90000 earlier bytes dropped]\nanew\n")
     assert tail.read() and tail.lines == ["anew"]
+
+
+def test_a_worker_whose_shim_hangs_up_is_looked_at_all_the_same(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "DEAF_S", 0.01)
+    (paths.sessions / "w").mkdir(parents=True)
+    log = paths.sessions / "w" / "output.log"
+    log.write_text("one")
+
+    async def look() -> None:
+        server = await asyncio.start_unix_server(lambda reader, writer: writer.close(), paths.control("w"))
+        changed = asyncio.Event()
+
+        async def pause(seconds: float) -> bool:
+            await asyncio.sleep(0)
+            return False
+
+        followed = follow.Follow(paths, changed.set, pause)
+        followed.choose(session("w"), log=False)
+        for text_ in ("one", "one and two"):
+            log.write_text(text_)
+            async with asyncio.timeout(10):
+                while followed.frame is None or not text.drawn(followed.frame.rows[0], 0, 20)[0][1].startswith(text_):
+                    await changed.wait()
+                    changed.clear()
+        await followed.close()
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(look())
 
 
 # -- the program on a terminal
