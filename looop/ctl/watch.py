@@ -5,15 +5,14 @@ It writes nothing but the answers that are sent from it.
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 
 from looop import clock, mailbox, view
 from looop.ctl.answer import fate, give
 from looop.ctl.command import Command, Context, Parser, complete
-from looop.ctl.events import since
 from looop.ctl.survey import survey
 from looop.errors import LooopError, Refused, Unavailable, UsageError
+from looop.systemd.timespec import span
 from looop.tui.model import PULSE, AskView, Filter, Look
 
 JOURNAL_LINES = 200
@@ -24,11 +23,11 @@ def _configure(parser: Parser) -> None:
     complete(found, "@sessions")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("-a", "--all", action="store_true", help="workers that have ended too")
-    which.add_argument("-s", "--since", metavar="DURATION", help="those too that ended since: 90s, 5m, 2h, 3d")
+    which.add_argument("-s", "--since", metavar="DURATION", help="those too that ended within it: 90s, 1h 30min")
 
 
 def _run(args: argparse.Namespace, context: Context) -> int:
-    within = time.time() - since(args.since) if args.since is not None else 0.0
+    within = span(args.since) if args.since is not None else 0.0
     chosen = Filter.ALL if args.all else Filter.RECENT if args.since is not None else Filter.LIVING
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         hint = "`looopctl status --watch` prints lines, `looopctl state --json` one document"

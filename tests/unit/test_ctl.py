@@ -13,7 +13,6 @@ import pytest
 
 from looop import __version__, ctl, settings
 from looop.config import load
-from looop.ctl import events
 from looop.errors import LooopError, UsageError
 from looop.paths import Paths
 
@@ -141,10 +140,11 @@ def test_any_text_survives_as_toml(text: str) -> None:
 # -- events
 
 
-@pytest.mark.parametrize("text", ["5x", "", "-5m", "1.5h", "9" * 12])
-def test_a_bad_duration_is_a_usage_error(text: str) -> None:
-    with pytest.raises(UsageError, match="90s, 5m, 2h or 3d"):
-        events.since(text)
+@pytest.mark.parametrize("verb", ["events", "watch"])
+@pytest.mark.parametrize("text", ["5x", "", "-5m", "infinity", "yesterday"])
+def test_a_bad_duration_is_a_usage_error(verb: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ctl.main([verb, f"--since={text}"]) == 64
+    assert "cannot use time span" in capsys.readouterr().err
 
 
 def test_a_reader_that_leaves_early_ends_the_program_quietly() -> None:
