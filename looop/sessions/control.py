@@ -67,7 +67,9 @@ def hold(paths: Paths, worker_id: str, op: str, timeout: float = 2.0) -> socket.
             line += more
         reply = wire.decode(line)
         if not get_bool(reply, "ok"):
-            raise StateError(f"cannot {op} at worker {worker_id}: {get_str(reply, 'error')}")
+            error = get_str(reply, "error")
+            old = "it was started by an earlier looop" if error.startswith("unknown op") else None
+            raise StateError(f"cannot attach to worker {worker_id}: {error}", hint=old)
     except (ConnectionRefusedError, FileNotFoundError):
         link.close()
         raise
