@@ -15,8 +15,8 @@ _LINE_MAX = 1 << 20
 def _configure(parser: Parser) -> None:
     complete(parser.add_argument("id", metavar="SESSION"), "@sessions")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the session ends")
-    parser.add_argument("--raw", action="store_true", help="every byte as the terminal got it: on a terminal of yours the worker "
-                        "may set its title, colours and modes, and make it answer")  # fmt: skip
+    parser.add_argument("--raw", action="store_true", help="every byte as the terminal got it: on a terminal of yours "
+                        "the worker may set its title, colours and modes, and make it answer")  # fmt: skip
     parser.add_argument("-n", "--lines", type=int, metavar="N", help="no more than the last N lines of what there is")
     parser.add_argument("--since", metavar="TIME", help='what came since then, as for journalctl: "10 min ago", 9:30, '
                         "yesterday; up to 10 s of what was before come with it")  # fmt: skip
