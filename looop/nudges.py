@@ -38,7 +38,7 @@ def _write(paths: Paths, nudges: dict[str, Stamp]) -> None:
 
 
 def _left(at: Stamp, now: Stamp) -> float:
-    return at.mono - now.mono if at.boot == now.boot else min(at.wall - now.wall, LONGEST)
+    return min(at.mono - now.mono if at.boot == now.boot else at.wall - now.wall, LONGEST)
 
 
 def due(paths: Paths, now: Stamp) -> list[str]:

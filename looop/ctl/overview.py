@@ -12,7 +12,8 @@ from looop.clock import Stamp, now
 from looop.ctl.command import Context
 from looop.ctl.survey import Survey, snapshots, survey
 from looop.errors import LooopError, StateError
-from looop.jsonutil import JsonError
+from looop.instants import END
+from looop.jsonutil import JsonError, get_bool, get_int, get_num, get_str
 from looop.systemd.manager import Manager
 
 TIMERS = ("looop-beat.timer", "looop-nudge@*.timer", "looop-schedule@*.timer", "looop-notify@*.timer")
@@ -63,7 +64,23 @@ def overview(context: Context) -> dict[str, Any]:
 
 def last_beat(context: Context) -> dict[str, Any] | None:
     """What the pulse left about its last beat; None before the first one. Raises StateError."""
-    return store.read_json(context.paths.last_beat)
+    path = context.paths.last_beat
+    obj = store.read_json(path)
+    try:
+        return None if obj is None else {
+            "number": get_int(obj, "number"), "started": _instant(obj, "started"), "ended": _instant(obj, "ended"),
+            "outcome": get_str(obj, "outcome"), "acted": get_bool(obj, "acted"), "forced": get_str(obj, "forced"),
+            "why": get_str(obj, "why"), "since": _instant(obj, "since"),
+        }  # fmt: skip
+    except JsonError as error:
+        raise StateError(f"cannot use {path}: {error}") from error
+
+
+def _instant(obj: dict[str, Any], key: str) -> float:
+    value = get_num(obj, key)
+    if not 0 <= value < END:
+        raise JsonError(f"{key}: expected Unix seconds")
+    return value
 
 
 def timers() -> dict[str, float | None]:
@@ -78,8 +95,7 @@ def idle(found: Survey, last: dict[str, Any] | None) -> dict[str, Any] | None:
     if not found.pulse_alive or not found.status.startswith("idle"):
         return None
     said = found.status.removeprefix("idle: ").partition("; ")[0]
-    why = str((last or {}).get("why") or said)
-    return {"why": why, "since": (last or {}).get("since")}
+    return {"why": last and last["why"] or said, "since": last and last["since"]}
 
 
 def schedule_rows(context: Context, at: Stamp) -> list[dict[str, Any]]:
@@ -174,7 +190,7 @@ def summary(status: dict[str, Any]) -> str:
 def reason(why: dict[str, Any]) -> str:
     """Why it is idle, and since when."""
     said = "nothing changed" if why["why"] == UNCHANGED else str(why["why"])
-    if not isinstance(why["since"], (int, float)):
+    if why["since"] is None:
         return said
     then, today = time.localtime(why["since"]), time.localtime()
     return f"{said} since " + time.strftime("%H:%M" if then[:3] == today[:3] else "%Y-%m-%d %H:%M", then)

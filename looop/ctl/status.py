@@ -97,12 +97,11 @@ def lines(status: Mapping[str, Any]) -> Iterable[Line]:
 def pulse(status: Mapping[str, Any]) -> Iterable[Line]:
     """What it does, the last beat and the next."""
     doing, last = status["doing"], status["last_beat"]
-    news = doing and doing != (last or {}).get("outcome")
+    news = doing and not (last and doing == last["outcome"])
     yield "pulse", status["pulse"] + (f": {doing}" if news else ""), "" if status["pulse_alive"] else RED
     if last:
-        forced = f", forced ({last['forced']})" if last.get("forced") else ""
-        when = ago(float(last.get("ended", 0)))
-        yield "last beat", f"{when}, number {last.get('number')}{forced}: {last.get('outcome')}", ""
+        forced = f", forced ({last['forced']})" if last["forced"] else ""
+        yield "last beat", f"{ago(last['ended'])}, number {last['number']}{forced}: {last['outcome']}", ""
     if status["pulse_alive"]:
         at = status["next_beat"]
         yield "next beat", (f"{until(at)}, or when something happens" if at else "when something happens"), ""
@@ -111,6 +110,9 @@ def pulse(status: Mapping[str, Any]) -> Iterable[Line]:
 def question(ask: Mapping[str, Any]) -> Iterable[Line]:
     """An open ask, and what can be done about it."""
     state = ask["state"]
+    if state == "broken":
+        yield "ask", f"{ask['id']} is broken: {ask['error']}", RED
+        return
     yield "ask", f"{ask['id']} ({state}, {age(ask['age_s'])}): {ask['prompt']}", "" if state == "answered" else YELLOW
     if state in ("pending", "unknown"):
         options = f"; options: {', '.join(ask['options'])}" if ask["options"] else ""

@@ -85,6 +85,16 @@ def test_a_damaged_list_stands_for_one_that_is_due_now(paths: Paths, clock: Cloc
     assert nudges.due(paths, clock()) == []
 
 
+@pytest.mark.parametrize("same_boot", [True, False])
+def test_one_that_lies_beyond_all_reason_is_looked_at_within_a_week(
+    paths: Paths, live: FakeLive, clock: Clock, same_boot: bool
+) -> None:
+    at = Stamp(1e300, clock().boot if same_boot else "another", 1e300)
+    paths.nudges.write_text(json.dumps({"a": at.to_json()}))
+    assert asyncio.run(nudges.rearm(cast(Any, live), paths, clock())) == []
+    assert live.seconds("a") == nudges.LONGEST
+
+
 def test_without_the_bus_the_follow_up_is_kept_all_the_same(paths: Paths, live: FakeLive, clock: Clock) -> None:
     live.down = True
     with pytest.raises(Unavailable):

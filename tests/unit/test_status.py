@@ -74,6 +74,22 @@ def test_a_pulse_that_does_not_run_is_said_first(look: Any, pulse: str, said: st
     assert found["summary"] == said and found["idle"] is None and "next beat" not in shown(found)
 
 
+@pytest.mark.parametrize(
+    "content", ["[]", "{", "{}", '{"ended": null}', json.dumps({"ended": 1e308, "since": -1, "why": 5})]
+)
+def test_word_of_a_last_beat_that_cannot_be_used_is_said_to_be_unknown(paths: Paths, look: Any, content: str) -> None:
+    paths.last_beat.write_text(content)
+    found = look(Survey("active", IDLE, [], []), {})
+    assert found["last_beat"] is None
+    assert found["trouble"] and "beat.json" in found["trouble"][0] and "idle: the world" in shown(found)
+
+
+def test_a_broken_ask_says_what_is_wrong_with_it(look: Any) -> None:
+    broken = ASK | {"state": "broken", "error": "cannot read w1-1.json: not JSON (mend it)", "prompt": "", "age_s": 9e8}
+    text = shown(look(Survey("inactive", "", [], [broken]), {}))
+    assert "w1-1 is broken: cannot read w1-1.json: not JSON (mend it)" in text and "answer w1-1" not in text
+
+
 def test_the_last_and_the_next_beat(paths: Paths, look: Any) -> None:
     last_beat(paths, forced="a follow-up is due")
     text = shown(look(Survey("active", IDLE, [], []), {overview.BEAT: time.time() + 17.8}))
