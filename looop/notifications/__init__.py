@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # 4 ms that `looopctl ask` does not need
 
 DESKTOP_UNIT = "looop-desktop.service"
 STARTS = 8  # most units one `settle` starts: the rest is for the next beat
+LONGEST = 3660 * deliveries.DAY  # a timer takes no more than 2**64 us
 QUIET_S = 60.0  # how long nobody may have been told before that is a problem
 
 
@@ -216,7 +217,7 @@ def arm(manager: Starter, subject: str, seconds: float | None) -> None:
         "CollectMode": "inactive-or-failed",
         "AccuracyUSec": 1_000_000 if seconds > 60 else 50_000,
         "RemainAfterElapse": False,
-        "TimersMonotonic": [("OnActiveSec", usec(max(0.01, seconds)))],
+        "TimersMonotonic": [("OnActiveSec", usec(min(max(0.01, seconds), LONGEST)))],
     }
     manager.start_transient(timer(subject), properties)
 
@@ -259,6 +260,8 @@ def _settle(live: Starter, paths: Paths, config: "Config", now: Stamp, judge: Ju
                 deliveries.load(paths, subject)
             continue
         if record is None:
+            if timer(subject) in there:
+                live.drop(timer(subject))
             continue
         if DESKTOP in names:
             desktop.append(record)

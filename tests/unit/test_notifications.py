@@ -170,8 +170,16 @@ def test_the_beat_ends_what_nobody_waits_for(paths: Paths, told_before: bool) ->
     ask(paths, clock)
     if told_before:
         current(paths, "w1-1", clock)
+        notifications.arm(live, "w1-1", 86400)
     settle(live, paths, clock, judge=dead)
-    assert live.started == [] and deliveries.subjects(paths) == []
+    assert live.started == [] and deliveries.subjects(paths) == [] and not live.timers
+
+
+def test_no_time_is_too_long_for_a_timer() -> None:
+    live = FakeLive()
+    notifications.arm(live, "w1-1", 1e300)
+    [(_, usec)] = live.timers["looop-notify@w1-1.timer"]["TimersMonotonic"]
+    assert usec < 2**63
 
 
 def test_the_beat_starts_the_desktop_when_one_is_there(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
