@@ -1,10 +1,10 @@
 #!/usr/bin/python3
-"""From `looopctl answer` having written the answer to `looopctl ask` having printed it.
+"""From `looopctl answer` having written the answer to `looopctl ask` having printed it, and having ended.
 
     answer_latency.py [--rounds 200] [LOOOPCTL...]
 
 The clock starts at the time the answer carries, which is taken before it is synced and published, and stops when the
-asker's standard output has the answer.
+asker's standard output has the answer, and again when the asker has ended: what `$(looopctl ask ...)` waits for.
 """
 
 import argparse
@@ -46,8 +46,8 @@ def switches(pid: int) -> int:
 
 def answered(
     args: argparse.Namespace, data: Path, number: int, asker: "subprocess.Popen[bytes]", env: dict[str, str]
-) -> float:
-    """Answer it; seconds from the answer's writing to its arrival."""
+) -> tuple[float, float]:
+    """Answer it; milliseconds from the answer's writing to its arrival, and to the end of the asker."""
     answer = subprocess.Popen(
         [*args.looopctl, "answer", f"bench-{number}", "yes"], env=env,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -55,9 +55,12 @@ def answered(
     assert asker.stdout is not None
     text = asker.stdout.readline()
     arrived = time.time()
-    assert text == b"yes\n" and answer.wait() == 0 and asker.wait() == 0
+    code = asker.wait()
+    ended = time.time()
+    assert text == b"yes\n" and code == 0 and answer.wait() == 0
     record = json.loads((data / f"asks/done/bench-{number}.json").read_text())
-    return float(arrived - record["answered"])
+    said = float(record["answered"])
+    return (arrived - said) * 1000, (ended - said) * 1000
 
 
 def main() -> int:
@@ -73,11 +76,11 @@ def main() -> int:
                 before = switches(asker.pid)
                 select.select([], [], [], 3)
                 print(f"wake-ups of a waiting ask in 3 idle seconds: {switches(asker.pid) - before}")
-            latencies.append(answered(args, data, number, asker, env) * 1000)
-    latencies.sort()
-    p99 = latencies[min(len(latencies) - 1, int(len(latencies) * 0.99))]
-    print(f"answer to ask, {len(latencies)} rounds: p50 {latencies[len(latencies) // 2]:.1f} ms, p99 {p99:.1f} ms, "
-          f"max {latencies[-1]:.1f} ms")
+            latencies.append(answered(args, data, number, asker, env))
+    for what, times in zip(("printed", "ended"), map(sorted, zip(*latencies, strict=True)), strict=True):
+        p99 = times[min(len(times) - 1, int(len(times) * 0.99))]
+        print(f"answer -> ask has {what}: n={len(times)} p50={times[len(times) // 2]:.1f} p99={p99:.1f} "
+              f"max={times[-1]:.1f} ms")
     return 0
 
 

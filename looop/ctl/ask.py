@@ -60,16 +60,17 @@ def _run(args: argparse.Namespace, context: Context) -> int:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     deadline = None if args.timeout is None else time.monotonic() + args.timeout
     now = clock.now()
-    with Watcher(*folders, fallback=True) as watcher:  # a question must not be lost for want of an inotify instance
-        if watcher.degraded:
-            print(f"looopctl: {watcher.degraded}", file=sys.stderr)
-        ask = mailbox.raise_ask(
-            paths, worker, prompt, now.wall, reference=args.ref, options=options, holder=who,
-            escalate_after=escalate_after, expires_in=expires_in, default=args.default or "", asked=now,
-            on_new=lambda new: _notify(paths, new),
-        )  # fmt: skip
-        answer = _wait(context, ask, watcher, deadline)
-        (_print_json if args.json else _print)(paths, ask, answer)  # before the close, which takes 20 ms
+    # a question must not be lost for want of an inotify instance; the instance ends with the process (see `leave`)
+    watcher = Watcher(*folders, fallback=True)
+    if watcher.degraded:
+        print(f"looopctl: {watcher.degraded}", file=sys.stderr)
+    ask = mailbox.raise_ask(
+        paths, worker, prompt, now.wall, reference=args.ref, options=options, holder=who,
+        escalate_after=escalate_after, expires_in=expires_in, default=args.default or "", asked=now,
+        on_new=lambda new: _notify(paths, new),
+    )  # fmt: skip
+    answer = _wait(context, ask, watcher, deadline)
+    (_print_json if args.json else _print)(paths, ask, answer)
     return ExitCode.DONE
 
 
@@ -194,4 +195,4 @@ def _deliver(paths: Paths, ask: Ask, answer: Answer) -> None:
         print(f"looopctl: {error}", file=sys.stderr)
 
 
-command = Command(_configure, _run)
+command = Command(_configure, _run, abrupt=True)
