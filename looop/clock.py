@@ -49,6 +49,16 @@ def now() -> Stamp:
     return Stamp(time.time(), boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
+def age(seconds: float | None) -> str:
+    """A duration as one number and unit: 42s, 5m, 2h, 3d, or - when unknown; at most 4 columns for 99 days."""
+    if seconds is None:
+        return "-"
+    for limit, unit, size in ((90, "s", 1), (5400, "m", 60), (172800, "h", 3600)):
+        if seconds < limit:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds // 86400)}d"
+
+
 def utc(wall: float) -> str:
     """Unix seconds as RFC 3339 in UTC, whole seconds."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall))

@@ -3,7 +3,8 @@
 import argparse
 
 from looop import audit, claims, clock, mailbox
-from looop.ctl.command import Command, Context, Parser, add_json, age, print_json, printable
+from looop.clock import age
+from looop.ctl.command import Command, Context, Parser, add_json, print_json, printable
 from looop.errors import ExitCode, LooopError, Refused, UsageError
 from looop.mailbox import Ask
 from looop.systemd.manager import Manager

@@ -135,3 +135,8 @@ def age(seconds: float | None) -> str:
         if seconds < limit:
             return f"{int(seconds // size)}{unit}"
     return f"{int(seconds // 86400)}d"
+
+
+def colours() -> bool:
+    """Only on a terminal that has them, and unless $NO_COLOR (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"

@@ -5,14 +5,13 @@ Restoring is writing: it goes through `policy`, so the text that is replaced is 
 
 import argparse
 import difflib
-import os
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 from looop import audit, policy, seed, store
-from looop.clock import now, utc
-from looop.ctl.command import Context, add_journal, add_json, age, complete, print_json, table
+from looop.clock import age, now, utc
+from looop.ctl.command import Context, add_journal, add_json, colours, complete, print_json, table
 from looop.errors import Refused
 from looop.history import GOAL, PLAYBOOK, SENSOR, Kind, Version, find, state, versions
 from looop.paths import Paths
@@ -128,9 +127,9 @@ def _show(lines: Iterable[str]) -> None:
         for line in lines:
             print(line)
         return
-    colours = {} if os.environ.get("NO_COLOR") else {"-": _RED, "+": _GREEN, "@": _CYAN}
+    known = {"-": _RED, "+": _GREEN, "@": _CYAN} if colours() else {}
     for line in lines:
-        colour = colours.get(line[:1], "")
+        colour = known.get(line[:1], "")
         print(colour + "".join(c if c.isprintable() or c == "\t" else " " for c in line) + (_PLAIN if colour else ""))
 
 

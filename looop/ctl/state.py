@@ -6,9 +6,9 @@ from typing import Any
 
 from looop import changes, commit, view
 from looop.changes import Cursor, Item, Seen
-from looop.clock import now
+from looop.clock import age, now
 from looop.ctl import items
-from looop.ctl.command import Command, Context, Parser, add_json, age, print_json, printable
+from looop.ctl.command import Command, Context, Parser, add_json, print_json, printable
 from looop.ctl.survey import Survey, survey
 from looop.errors import StateError
 

@@ -1,14 +1,14 @@
 """`looopctl status`: what looop does, what it waits for and what it wants of you, on one screen."""
 
 import argparse
-import os
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from looop.ctl.command import Command, Context, Parser, add_json, age, print_json
+from looop.clock import age
+from looop.ctl.command import Command, Context, Parser, add_json, colours, print_json
 from looop.ctl.overview import overview
 from looop.ctl.schedule import length
 from looop.errors import UsageError
@@ -44,11 +44,6 @@ def size() -> tuple[int, int]:
     """Columns and rows to draw in: those of the terminal, else 80 columns."""
     found = shutil.get_terminal_size((80, 24))
     return (found.columns if sys.stdout.isatty() else 80), found.lines
-
-
-def colours() -> bool:
-    """Only on a terminal that has them, and unless $NO_COLOR."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def page(status: Mapping[str, Any], cols: int, rows: int, colour: bool) -> list[str]:

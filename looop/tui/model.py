@@ -142,16 +142,6 @@ class View:
     hidden: int = field(default=0, compare=False)
 
 
-def age(seconds: float | None) -> str:
-    """42s, 5m, 2h, 3d, or - when unknown; at most 4 columns for 99 days."""
-    if seconds is None:
-        return "-"
-    for limit, unit, length in ((90, "s", 1), (5400, "m", 60), (172800, "h", 3600)):
-        if seconds < limit:
-            return f"{int(seconds // length)}{unit}"
-    return f"{int(seconds // 86400)}d"
-
-
 def size(count: int | None) -> str:
     """Bytes as 512K, 23M, 1.2G, or - when unknown."""
     if count is None:

@@ -7,8 +7,9 @@ the way: how far a key scrolls depends on what was drawn.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from looop.clock import age
 from looop.screens.pictures import Cell
-from looop.tui.model import NEED, PULSE, AskView, Look, age, headline
+from looop.tui.model import NEED, PULSE, AskView, Look, headline
 from looop.tui.table import Row, Table
 from looop.tui.state import Draft, Pane, State
 from looop.tui.text import Line, Style, clip, columns, drawn, fit, safe, short, wrap

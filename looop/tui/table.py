@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from looop.clock import Stamp
+from looop.clock import Stamp, age
 from looop.sessions.fleet import Session
-from looop.tui.model import PULSE, Filter, Look, View, age, size
+from looop.tui.model import PULSE, Filter, Look, View, size
 from looop.tui.text import Line, clip, safe
 
 GAP = 2

@@ -177,9 +177,12 @@ def test_a_version_that_is_no_text_is_refused(paths: Paths, capsys: pytest.Captu
     assert paths.goal("g1").read_text() == "Do 2.\n"
 
 
-@pytest.mark.parametrize(("no_color", "coloured"), [(None, True), ("1", False)])
+@pytest.mark.parametrize(
+    ("no_color", "term", "coloured"), [("", "xterm", True), ("1", "xterm", False), ("", "dumb", False)]
+)
 def test_colours_are_for_terminals(
-    no_color: str | None,
+    no_color: str,
+    term: str,
     coloured: bool,
     paths: Paths,
     capsys: pytest.CaptureFixture[str],
@@ -187,9 +190,8 @@ def test_colours_are_for_terminals(
 ) -> None:
     write(paths, "goal", "a\n")
     write(paths, "goal", "b\x1b[2J\n")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    if no_color:
-        monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", term)
     assert ctl.main(["goal", "diff", "g1"]) == 0
     piped = capsys.readouterr().out
     assert "\x1b[3" not in piped and "b\x1b[2J" in piped, "a file gets the exact text"

@@ -19,7 +19,7 @@ import pytest
 urwid = pytest.importorskip("urwid")
 
 from looop import mailbox  # noqa: E402
-from looop.clock import Stamp  # noqa: E402
+from looop.clock import Stamp, age  # noqa: E402
 from looop.errors import Unavailable  # noqa: E402
 from looop.paths import Paths  # noqa: E402
 from looop.sessions.control import Idle  # noqa: E402
@@ -28,7 +28,7 @@ from looop.screens.screen import Screen  # noqa: E402
 from looop.tui import follow, layout, text, widgets  # noqa: E402
 from looop.tui.follow import frame  # noqa: E402
 from looop.tui.log import LogTail  # noqa: E402
-from looop.tui.model import AskView, Filter, Look, Meter, View, age, headline, size  # noqa: E402
+from looop.tui.model import AskView, Filter, Look, Meter, View, headline, size  # noqa: E402
 from looop.tui.panes import Facts  # noqa: E402
 from looop.tui.state import Act, Draft, Pane, Send, State  # noqa: E402
 from looop.tui.table import Table, rows  # noqa: E402
