@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from itertools import groupby
 from typing import NamedTuple
-from xml.sax.saxutils import escape, quoteattr
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ def _svg_row(y: int, row: Sequence[Cell]) -> Iterator[str]:
 def _svg_style(look: _Look) -> str:
     found = {"fill": look.fg if look.fg != _FG else "", "font-weight": "bold" if look.bold else "",
              "font-style": "italic" if look.italic else "", "text-decoration": "underline" if look.underline else ""}
-    return "".join(f" {key}={quoteattr(value)}" for key, value in found.items() if value)
+    return "".join(f' {key}="{escape(value)}"' for key, value in found.items() if value)
 
 
 def _xml(text: str) -> str:
