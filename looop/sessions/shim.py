@@ -105,6 +105,7 @@ class Control:
             except FileNotFoundError:
                 pass
             self.listener.bind(path)
+            os.chmod(path, 0o600)
             self.listener.listen(_CLIENTS_MAX)
             poll.register(self.listener, select.POLLIN)
         except OSError as error:

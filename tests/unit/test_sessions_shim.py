@@ -117,6 +117,7 @@ def test_control_answers_and_refuses(paths: Paths, monkeypatch: pytest.MonkeyPat
     ]  # fmt: skip
 
     def client() -> None:
+        assert (paths.runtime / "w.sock").stat().st_mode & 0o777 == 0o600
         with socket.socket(socket.AF_UNIX) as stuck:
             stuck.connect(str(paths.runtime / "w.sock"))
             stuck.send(b"{")
