@@ -120,7 +120,7 @@ def awkward(root: Path) -> dict[str, str]:
     (root / "sensors/naked.sh").write_text("echo {}\n")
     put(root / "schedules/both.json", {"v": 1, "at": 5, "every_s": 60})
     put(root / "schedules/fast.json", {"v": 1, "every_s": 30, "anchor": 0})
-    put(root / "schedules/far.json", {"v": 1, "at": 2**34})
+    put(root / "schedules/far.json", {"v": 1, "at": 2 * START})
     (root / "schedules/garbage.json").write_text("{")
     os.symlink("roof.md", root / "reports/alias.md")
     return {
