@@ -35,8 +35,8 @@ q, Ctrl-C        quit; nothing stops with it
 
 Nothing here changes anything but an answer you send.
 
-HEALTH  busy; waiting-ask: it asks you; stuck: no output and no processor time for
-        long; dead: ended.  A ? after it: systemd does not answer, that was the last.
+HEALTH  busy; waiting-ask: it asks you; stuck: no output and no processor time
+        for long; dead: ended. A ? after it: systemd is silent, that was the last.
 """
 
 

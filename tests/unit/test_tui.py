@@ -25,7 +25,7 @@ from looop.paths import Paths  # noqa: E402
 from looop.sessions.control import Idle  # noqa: E402
 from looop.sessions.fleet import Session  # noqa: E402
 from looop.screens.screen import Screen  # noqa: E402
-from looop.tui import follow, layout, text, widgets  # noqa: E402
+from looop.tui import follow, layout, panes, text, widgets  # noqa: E402
 from looop.tui.follow import frame  # noqa: E402
 from looop.tui.log import LogTail  # noqa: E402
 from looop.tui.model import AskView, Filter, Look, Meter, View, headline, size  # noqa: E402
@@ -251,6 +251,11 @@ def test_little_or_no_knowledge_is_drawn_too(look: Look | None) -> None:
         state.press(key)
         shown = "\n".join(drawn(state, Facts(look), 80, 24))
     assert "no workers" not in shown or look is not None and look.sessions == ()
+
+
+def test_the_help_fits_the_usual_terminal() -> None:
+    lines = panes.HELP.splitlines()
+    assert len(lines) <= 21 and max(map(len, lines)) <= 80
 
 
 def test_the_row_that_is_selected_is_seen_in_a_fleet_that_does_not_fit() -> None:
