@@ -36,7 +36,7 @@ q, Ctrl-C        quit; nothing stops with it
 Nothing here changes anything but an answer you send.
 
 HEALTH  busy; waiting-ask: it asks you; stuck: no output and no processor time
-        for long; dead: ended. A ? after it: systemd is silent, that was the last.
+        for long; dead: ended. A ? after it: systemd is silent, it was the last.
 """
 
 
