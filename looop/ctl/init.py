@@ -26,7 +26,7 @@ def _configure(parser: Parser) -> None:
 
 def _run(args: argparse.Namespace, context: Context) -> int:
     paths = context.paths
-    runner = args.runner or ("command" if args.decider else "rules")
+    runner = args.runner or ("command" if args.decider or context.config.decider_command else "rules")
     if runner == "command" and not args.decider and not context.config.decider_command:
         raise UsageError("cannot use --runner command without --decider CMD")
     if runner == "rules" and args.decider:
