@@ -45,9 +45,13 @@ def toml_string(text: str) -> str:
     return f'"{escaped}"'
 
 
-def toml(value: str | int | float) -> str:
-    """A value as TOML."""
-    return toml_string(value) if isinstance(value, str) else repr(value)
+def toml(value: object) -> str:
+    """The value of a setting as TOML; None, "not known" or "no limit", is the empty string."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(toml, value))}]"
+    return toml_string(str(value or "")) if isinstance(value, (str, type(None))) else repr(value)
 
 
 def changed(old: str, values: Mapping[str, str]) -> str:

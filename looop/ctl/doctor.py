@@ -14,6 +14,7 @@ from looop.config import SETTINGS, files
 from looop.ctl.command import Command, Context, Parser, add_json, print_json, table
 from looop.ctl.up import PULSE, pulse_state
 from looop.errors import LooopError
+from looop.settings import toml
 from looop.systemd import services
 from looop.systemd.live import Live
 from looop.systemd.manager import Manager
@@ -115,8 +116,10 @@ def programs(context: Context) -> Iterator[Finding]:
     read = ", ".join(str(p) for p in files(context.paths)) or "none; looop runs on rules alone"
     yield Finding("ok", f"configuration: {read}")
     data = context.paths.data
-    if data.exists() and not os.access(data, os.R_OK | os.W_OK | os.X_OK):
-        yield Finding("fail", f"{data} cannot be written", f"chown -R {getpass.getuser()} {shlex.quote(str(data))}")
+    there = next(path for path in (data, *data.parents) if os.path.lexists(path))
+    if not (there.is_dir() and os.access(there, os.R_OK | os.W_OK | os.X_OK)):
+        mend = f"chown -R {getpass.getuser()} {shlex.quote(str(data))}" if there == data else "set LOOOP_DATA_DIR"
+        yield Finding("fail", f"{data} cannot be {'written' if data.exists() else 'made'}", mend)
     else:
         yield Finding("ok", f"data: {data}" + ("" if data.exists() else " (made at the first start)"))
     for key, command in (("decider_command", config.decider_command), ("worker_command", config.worker_command)):
@@ -167,7 +170,7 @@ def _run(args: argparse.Namespace, context: Context) -> int:
         if args.json:
             print_json([{"key": key, "value": value, "help": text} for key, value, text in values])
         else:
-            table(["KEY", "VALUE", "WHAT IT IS"], [(key, repr(value), text) for key, value, text in values])
+            table(["KEY", "VALUE", "WHAT IT IS"], [(key, toml(value), text) for key, value, text in values])
         return 0
     findings = examine(context)
     if args.json:
