@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from looop import __version__
-from looop.ctl.command import Command, Context, Parser, leave
-from looop.errors import ExitCode, LooopError
+from looop.ctl.command import Command, Context, Parser, leave, sentence
+from looop.errors import ExitCode, LooopError, StateError, UsageError
 
 # verb -> (module in looop.ctl, one line of help)
 VERBS = {
@@ -61,9 +61,7 @@ VERBS = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        print(f"{self.prog}: {message}", file=sys.stderr)
-        raise SystemExit(ExitCode.USAGE)
+        raise UsageError(f"{self.prog}: {message}", hint=self.format_usage())
 
 
 def load_command(verb: str) -> Command:
@@ -77,13 +75,15 @@ def load_command(verb: str) -> Command:
 def make_parser(verb: str | None = None) -> Parser:
     """The parser of one verb, or with none the top level (which knows the verbs' names and help only)."""
     if verb is not None:
-        parser = _Parser(prog=f"looopctl {verb}", description=VERBS[verb][1], allow_abbrev=False)
+        parser = _Parser(prog=f"looopctl {verb}", description=sentence(VERBS[verb][1]), allow_abbrev=False)
         load_command(verb).configure(parser)
         return parser
+    width = max(map(len, VERBS))
     parser = _Parser(
         prog="looopctl",
+        usage="looopctl VERB ...",
         description="Steer and watch looop, the control loop for agent-driven work.",
-        epilog="verbs:\n" + "\n".join(f"  {name:<10} {text}" for name, (_, text) in VERBS.items())
+        epilog="verbs:\n" + "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in VERBS.items())
         + "\n\n`looopctl VERB --help` says more. Manual: README.md; service: systemctl --user status looop",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -117,13 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     if argv is not None:
         return _run(list(argv), program=False)
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # half a surrogate pair in anybody's record must not hide the rest
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(sys.argv[1:], program=True)
-        if sys.stdout is not None:  # closed by the caller
-            sys.stdout.flush()
+        sys.stdout.flush()
         return code
     except BrokenPipeError:  # a reader that left early, as in `looopctl events | head`: end as any program would
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -134,34 +134,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         os._exit(ExitCode.TRY_AGAIN)  # the interpreter's farewell would try again
 
 
-def _run(arguments: list[str], program: bool) -> int:
-    try:
-        if not arguments or arguments[0] == "help":
-            make_parser().print_help()
-            return ExitCode.DONE
-        verb = arguments[0]
-        if verb == "_ids":  # what completions ask for while a key is pressed
-            from looop.ctl.ids import main as ids
+def _open_what_is_closed() -> None:
+    """A standard stream that the caller closed is /dev/null: the next file to be opened must not take its place."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), "w" if fd else "r", encoding="utf-8"))
 
-            return ids(arguments[1:])
-        if verb not in VERBS:
-            make_parser().parse_args(arguments[:1])
-        args = _parse(verb, arguments[1:])
-    except SystemExit as end:
-        return int(end.code or 0)
+
+def _run(words: list[str], program: bool) -> int:
+    as_json = "--json" in words[: words.index("--") if "--" in words else None]
     try:
-        command = load_command(verb)
-        code = command.run(args, Context())
-        if command.abrupt and program:
-            leave(code)
-        return code
+        return _verb(words, program)
+    except SystemExit as end:  # argparse has shown help
+        return int(end.code or 0)
     except LooopError as error:
-        report(error, as_json=bool(getattr(args, "json", False)))
+        report(error, as_json)
         return error.code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        raise
+    except OSError as error:
+        if error.filename is None or os.environ.get("LOOOP_DEBUG"):
+            raise
+        refused = StateError(f"cannot use {error.filename}: {error.strerror}")
+        report(refused, as_json)
+        return refused.code
     except Exception as error:  # the boundary: anything else is our own fault, say so in one line
         if os.environ.get("LOOOP_DEBUG"):
             raise
@@ -169,10 +165,37 @@ def _run(arguments: list[str], program: bool) -> int:
         return 70
 
 
+def _verb(words: list[str], program: bool) -> int:
+    if not words or words[0] == "help":
+        make_parser().print_help()
+        return ExitCode.DONE
+    verb = words[0]
+    if verb == "_ids":  # what completions ask for while a key is pressed
+        from looop.ctl.ids import main as ids
+
+        return ids(words[1:])
+    if verb.startswith("-"):
+        make_parser().parse_args(words[:1])
+    if verb not in VERBS:
+        import difflib
+
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "`looopctl --help` lists them"
+        raise UsageError(f"there is no verb {verb!r}", hint=hint)
+    args, command = _parse(verb, words[1:]), load_command(verb)
+    code = command.run(args, Context())
+    if command.abrupt and program:
+        leave(code)
+    return code
+
+
 def report(error: LooopError, as_json: bool) -> None:
     """An error on stderr, as words or as the JSON object scripts can tell apart."""
     if as_json:
-        record = {"error": error.name, "message": error.message, "hint": error.hint, "exit": int(error.code)}
+        hint = error.hint and " ".join(error.hint.split())
+        record = {"error": error.name, "message": error.message, "hint": hint, "exit": int(error.code)}
         print(json.dumps(record), file=sys.stderr)
+    elif error.hint and error.hint.startswith("usage: "):  # the parser's
+        print(f"{error.hint}{error.message}", file=sys.stderr)
     else:
         print(f"looopctl: {error}", file=sys.stderr)

@@ -34,8 +34,8 @@ def _configure(parser: Parser) -> None:
     parser.add_argument("--options", metavar="A,B", action="append", default=[], help=several)
     parser.add_argument("--timeout", metavar="SECONDS", type=float, help="withdraw the question after that, exit 124")
     spans = "as in systemd.time(7): 90s, 2h 30min"
-    parser.add_argument("--escalate-after", metavar="DUR", help=f"notify the human again and again after that; {spans}")
-    parser.add_argument("--expires", metavar="DUR", help="after that --default is the answer")
+    parser.add_argument("--escalate-after", metavar="DURATION", help=f"tell the human again after that; {spans}")
+    parser.add_argument("--expires", metavar="DURATION", help="after that --default is the answer")
     parser.add_argument("--default", metavar="TEXT", help="what to go on with when nobody has answered by then")
     add_json(parser)
     parser.epilog = "--json prints {id, answer, by, state, tells} and marks the tells in it as read, as `told` does."

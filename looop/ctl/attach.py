@@ -35,7 +35,7 @@ terminal has the size of the one that was typed at last, and its own again after
 
 def _configure(parser: Parser) -> None:
     parser.description, parser.formatter_class = _ABOUT, argparse.RawDescriptionHelpFormatter
-    complete(parser.add_argument("id", metavar="ID", help="the worker"), "@workers")
+    complete(parser.add_argument("id", metavar="WORKER", help="the worker"), "@workers")
     parser.add_argument("--write", action="store_true", help="let keys through to the worker; this is journaled")
     parser.add_argument("--detach-key", metavar="KEY", default="^]", help="as ^X, Ctrl-X or one character (Ctrl-])")
 

@@ -41,7 +41,7 @@ def _claimant(session: str, user: Manager, system: Manager) -> Holder:
 def _configure_claim(parser: Parser) -> None:
     parser.usage = "looopctl claim NAME [--session ID] [--wait[=SECONDS]] [--json] [-- COMMAND...]"
     parser.add_argument("name", metavar="NAME", nargs="?", help="what to lease, for example repo-x")
-    found = parser.add_argument("--session", metavar="ID", default="", help="the worker that shall hold it")
+    found = parser.add_argument("--session", metavar="WORKER", default="", help="the worker that shall hold it")
     complete(found, "@workers")
     wait = "wait until it is free; with =SECONDS not longer than that"
     parser.add_argument("--wait", metavar="SECONDS", nargs="?", const="", help=wait)
@@ -87,7 +87,7 @@ def _run_claim(args: argparse.Namespace, context: Context) -> int:
 
 def _configure_unclaim(parser: Parser) -> None:
     complete(parser.add_argument("name", metavar="NAME", help="the lease to give back"), "@claims")
-    complete(parser.add_argument("--session", metavar="ID", default="", help="the worker that holds it"), "@workers")
+    complete(parser.add_argument("--session", metavar="WORKER", default="", help="the worker that has it"), "@workers")
     parser.add_argument("--force", action="store_true", help="whoever holds it, and even if its record is broken")
     add_json(parser)
 

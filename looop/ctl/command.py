@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from looop.errors import UsageError
 from looop.paths import Paths
@@ -63,9 +63,8 @@ def leave(code: int) -> NoReturn:
     period of RCU), at the end of the last process that has it. A child outlives us for that and nothing else: it has
     no other descriptor, so no reader of our output and no lock waits for it.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # closed by the caller
-            stream.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             if os.readlink(f"/proc/self/fd/{fd}") != "anon_inode:inotify":
@@ -78,6 +77,22 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def sentence(text: str) -> str:
+    """A line of help as the description below the usage."""
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def add_actions(parser: Parser) -> Any:
+    """The actions of a verb, the chosen one in `action`; see `add_action`."""
+    return parser.add_subparsers(dest="action", metavar="ACTION", required=True, help="one of these:")
+
+
+def add_action(actions: Any, name: str, text: str) -> Parser:
+    """One action and its line of help."""
+    parser: Parser = actions.add_parser(name, help=text, description=sentence(text), allow_abbrev=False)
+    return parser
+
+
 def add_json(parser: Parser) -> None:
     """The --json flag: one JSON document on stdout."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -85,7 +100,8 @@ def add_json(parser: Parser) -> None:
 
 def add_body(parser: Parser, what: str) -> None:
     """Free text as words; none, or a lone -, reads standard input."""
-    parser.add_argument("body", nargs="*", metavar="TEXT", help=f"{what}; no words or a lone - reads standard input")
+    text = f"{what}; no words or a lone - reads standard input"
+    parser.add_argument("body", nargs="*", default=[], metavar="TEXT", help=text)
 
 
 def add_journal(parser: Parser) -> None:
@@ -125,16 +141,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def printable(text: str) -> str:
     """One line of `text` without control characters."""
     return "".join(c if c.isprintable() else " " for c in text.strip().partition("\n")[0])
-
-
-def age(seconds: float | None) -> str:
-    """A duration as one number and unit: 42s, 5m, 2h, 3d, or - when unknown."""
-    if seconds is None:
-        return "-"
-    for limit, unit, size in ((90, "s", 1), (5400, "m", 60), (172800, "h", 3600)):
-        if seconds < limit:
-            return f"{int(seconds // size)}{unit}"
-    return f"{int(seconds // 86400)}d"
 
 
 def colours() -> bool:

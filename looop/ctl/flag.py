@@ -14,7 +14,7 @@ def _configure(parser: Parser) -> None:
 
 def _configure_unflag(parser: Parser) -> None:
     which = "the worker; inside one it is that worker itself"
-    complete(parser.add_argument("--session", default="", metavar="ID", help=which), "@workers")
+    complete(parser.add_argument("--session", default="", metavar="WORKER", help=which), "@workers")
 
 
 def _worker(args: argparse.Namespace) -> str:

@@ -4,28 +4,29 @@ import argparse
 import sys
 
 from looop import audit, policy, seed, store
-from looop.clock import now, utc
+from looop.clock import age, now, utc
 from looop.ctl import history
 from looop.ctl.command import (
-    Command, Context, Parser, add_body, add_journal, add_json, age, body, complete, print_json, table,
+    Command, Context, Parser, add_action, add_actions, add_body, add_journal, add_json, body, complete, print_json,
+    table,
 )  # fmt: skip
 from looop.errors import Refused, StateError
 from looop.history import GOAL
 
 
 def _configure(parser: Parser) -> None:
-    verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    write = verbs.add_parser("write", help="write or replace a goal; the earlier text is kept", allow_abbrev=False)
-    complete(write.add_argument("id", help="the goal's name"), "@goals")
+    verbs = add_actions(parser)
+    write = add_action(verbs, "write", "write or replace a goal; the earlier text is kept")
+    complete(write.add_argument("id", metavar="GOAL", help="the goal's name"), "@goals")
     add_body(write, "what is to be reached")
     add_journal(write)
-    archive = verbs.add_parser("archive", help="move a goal to goals/archive", allow_abbrev=False)
-    complete(archive.add_argument("id", help="the goal's name"), "@goals")
+    archive = add_action(verbs, "archive", "move a goal to goals/archive")
+    complete(archive.add_argument("id", metavar="GOAL", help="the goal's name"), "@goals")
     add_journal(archive)
-    listing = verbs.add_parser("list", help="list the goals", allow_abbrev=False)
+    listing = add_action(verbs, "list", "list the goals")
     add_json(listing)
-    show = verbs.add_parser("show", help="print a goal", allow_abbrev=False)
-    complete(show.add_argument("id", help="the goal's name"), "@goals")
+    show = add_action(verbs, "show", "print a goal")
+    complete(show.add_argument("id", metavar="GOAL", help="the goal's name"), "@goals")
     history.configure(verbs, GOAL)
 
 
@@ -36,12 +37,11 @@ def _changed(context: Context, summary: str, line: str) -> int:
 
 
 def _list(context: Context, as_json: bool) -> int:
-    present = now()
+    present, trouble = now(), ""
     try:
         activity = policy.activity(context.paths)
     except StateError as error:
-        activity = {}
-        print(f"looopctl: {error}", file=sys.stderr)
+        activity, trouble = {}, str(error)
     found: list[tuple[str, str, float | None]] = []
     for goal in store.names(context.paths.goals, ".md"):
         try:
@@ -57,6 +57,8 @@ def _list(context: Context, as_json: bool) -> int:
         table(("GOAL", "ACTED", "TEXT"), rows)
     else:
         print("no goals")
+    if trouble:
+        print(f"looopctl: {trouble}", file=sys.stderr)
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from looop import audit, policy, seed, store
 from looop.clock import age, now, utc
-from looop.ctl.command import Context, add_journal, add_json, colours, complete, print_json, table
+from looop.ctl.command import Context, add_action, add_journal, add_json, colours, complete, print_json, table
 from looop.errors import Refused
 from looop.history import GOAL, PLAYBOOK, SENSOR, Kind, Version, find, state, versions
 from looop.paths import Paths
@@ -23,21 +23,20 @@ _RED, _GREEN, _CYAN, _PLAIN = "\x1b[31m", "\x1b[32m", "\x1b[36m", "\x1b[m"
 
 def configure(verbs: Any, kind: Kind) -> None:
     """Add the three actions to a verb's subparsers."""
-    names = {"metavar": "NAME" if kind is SENSOR else "ID", "help": f"the {kind.one}'s name"}
+    names: dict[str, Any] = {"metavar": kind.one.upper(), "help": f"the {kind.one}'s name"}
     known, kept = f"@known-{kind.one}s", f"@{kind.one}-versions"
-    listing = verbs.add_parser("history", help="list earlier versions, or print one", allow_abbrev=False)
+    listing = add_action(verbs, "history", "list earlier versions, or print one")
     if kind is not PLAYBOOK:
-        every = names | {"help": "without it: every one that has some"}
+        every: dict[str, Any] = names | {"help": "without it: every one that has some"}
         complete(listing.add_argument("id", nargs="?", default="", **every), known)
     complete(listing.add_argument("stamp", nargs="?", default="", metavar="STAMP", help="the version to print"), kept)
     add_json(listing)
-    diff = verbs.add_parser("diff", help="show what changed since a version, or between two", allow_abbrev=False)
+    diff = add_action(verbs, "diff", "show what changed since a version, or between two")
     if kind is not PLAYBOOK:
         complete(diff.add_argument("id", **names), known)
     which = f"{STAMP_HELP} (default: -1 against the present)"
     complete(diff.add_argument("stamps", nargs="*", metavar="STAMP", help=which), kept)
-    restore = verbs.add_parser("restore", help="bring an earlier version back; the present one is kept",
-                               allow_abbrev=False)  # fmt: skip
+    restore = add_action(verbs, "restore", "bring an earlier version back; the present one is kept")
     if kind is not PLAYBOOK:
         complete(restore.add_argument("id", **names), known)
     complete(restore.add_argument("stamp", metavar="STAMP", help=STAMP_HELP), kept)

@@ -9,7 +9,7 @@ from looop.ctl.command import Command, Context, Parser, complete
 
 
 def configure(parser: Parser) -> None:
-    complete(parser.add_argument("id", metavar="WORKER"), "@workers")
+    complete(parser.add_argument("id", metavar="WORKER", help="the worker"), "@workers")
     parser.add_argument("--reason", default="", metavar="TEXT", help="kept in the worker's record")
 
 

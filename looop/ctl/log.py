@@ -13,7 +13,7 @@ _LINE_MAX = 1 << 20
 
 
 def _configure(parser: Parser) -> None:
-    complete(parser.add_argument("id", metavar="SESSION"), "@sessions")
+    complete(parser.add_argument("id", metavar="WORKER", help="the worker"), "@sessions")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the session ends")
     parser.add_argument("--raw", action="store_true", help="every byte as the terminal got it: on a terminal of yours "
                         "the worker may set its title, colours and modes, and make it answer")  # fmt: skip

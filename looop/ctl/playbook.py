@@ -5,17 +5,17 @@ import argparse
 from looop import audit, policy, seed, store
 from looop.clock import now
 from looop.ctl import history
-from looop.ctl.command import Command, Context, Parser, add_body, add_journal, body
+from looop.ctl.command import Command, Context, Parser, add_action, add_actions, add_body, add_journal, body
 from looop.errors import Refused
 from looop.history import PLAYBOOK
 
 
 def _configure(parser: Parser) -> None:
-    verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    write = verbs.add_parser("write", help="replace the playbook; the earlier text is kept", allow_abbrev=False)
+    verbs = add_actions(parser)
+    write = add_action(verbs, "write", "replace the playbook; the earlier text is kept")
     add_body(write, "the standing orders")
     add_journal(write)
-    verbs.add_parser("show", help="print the playbook", allow_abbrev=False)
+    add_action(verbs, "show", "print the playbook")
     history.configure(verbs, PLAYBOOK)
 
 

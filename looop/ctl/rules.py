@@ -6,7 +6,7 @@ from typing import Any
 
 import looop
 from looop import actions, clock, commit, rules, store
-from looop.ctl.command import Command, Context, Parser, add_json, print_json
+from looop.ctl.command import Command, Context, Parser, add_action, add_actions, add_json, print_json
 from looop.errors import ExitCode, Refused
 from looop.paths import Paths
 
@@ -14,9 +14,9 @@ STARTER = Path(looop.__file__).parent / "starter" / "rules.toml"
 
 
 def _configure(parser: Parser) -> None:
-    verbs = parser.add_subparsers(dest="what", metavar="check", required=True)
-    check = verbs.add_parser("check", help="parse the rules and evaluate them", allow_abbrev=False)
-    check.add_argument("file", nargs="?", type=Path, help="another file than rules.toml")
+    verbs = add_actions(parser)
+    check = add_action(verbs, "check", "parse the rules and evaluate them")
+    check.add_argument("file", nargs="?", type=Path, metavar="FILE", help="another file than rules.toml")
     check.add_argument("--world", type=Path, metavar="FILE", help="a world.json other than the newest run's")
     add_json(check)
 

@@ -14,7 +14,7 @@ from looop.systemd.live import Live
 
 
 def _configure(parser: Parser) -> None:
-    parser.add_argument("--reason", default="", help="why, for the journal")
+    parser.add_argument("--reason", metavar="TEXT", default="", help="why, for the journal")
     add_journal(parser)
     parser.add_argument("cmd", nargs=argparse.REMAINDER, metavar="CMD", help="one word: shell text; several: a command")
 

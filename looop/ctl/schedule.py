@@ -9,7 +9,9 @@ from typing import Any
 
 from looop import audit, schedules, seed
 from looop.clock import Stamp, now
-from looop.ctl.command import Command, Context, Parser, add_journal, add_json, complete, print_json, printable, table
+from looop.ctl.command import (
+    Command, Context, Parser, add_action, add_actions, add_journal, add_json, complete, print_json, printable, table,
+)  # fmt: skip
 from looop.ctl.up import pulse_state
 from looop.errors import LooopError, UsageError
 from looop.instants import CATCH_UP, LONGEST, SHORTEST_PERIOD, Memory, Record
@@ -22,9 +24,9 @@ SHOWN = 3  # instants to come
 
 
 def _configure(parser: Parser) -> None:
-    verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    write = verbs.add_parser("write", help="write or replace a schedule", allow_abbrev=False)
-    complete(write.add_argument("name", help="the schedule's name"), "@schedules")
+    verbs = add_actions(parser)
+    write = add_action(verbs, "write", "write or replace a schedule")
+    complete(write.add_argument("name", metavar="NAME", help="the schedule's name"), "@schedules")
     when = write.add_mutually_exclusive_group(required=True)
     when.add_argument("--in", dest="once", metavar="DURATION", help='once, in "2h 30min" (systemd.time(7))')
     when.add_argument("--every", metavar="DURATION", help='again and again from now on: "1h"; a minute at least')
@@ -34,10 +36,10 @@ def _configure(parser: Parser) -> None:
     )
     write.add_argument("--note", metavar="TEXT", default="", help="what it is for; the decider reads it")
     add_journal(write)
-    remove = verbs.add_parser("rm", help="remove a schedule, if there is one", allow_abbrev=False)
-    complete(remove.add_argument("name", help="the schedule's name"), "@schedules")
+    remove = add_action(verbs, "rm", "remove a schedule, if there is one")
+    complete(remove.add_argument("name", metavar="NAME", help="the schedule's name"), "@schedules")
     add_journal(remove)
-    add_json(verbs.add_parser("list", help="list the schedules", allow_abbrev=False))
+    add_json(add_action(verbs, "list", "list the schedules"))
 
 
 def _run(args: argparse.Namespace, context: Context) -> int:

@@ -8,7 +8,7 @@ from looop.errors import Refused
 
 
 def _configure(parser: Parser) -> None:
-    complete(parser.add_argument("id", metavar="ID", help="the worker"), "@sessions")
+    complete(parser.add_argument("id", metavar="WORKER", help="the worker"), "@sessions")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--plain", action="store_const", dest="form", const="plain", help="text alone (the default)")
     form.add_argument("--ansi", action="store_const", dest="form", const="ansi", help="text with colours and styles")

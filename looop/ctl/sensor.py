@@ -5,10 +5,11 @@ import asyncio
 import sys
 
 from looop import audit, policy, seed, sensors, store
-from looop.clock import now
+from looop.clock import age, now
 from looop.ctl import history
 from looop.ctl.command import (
-    Command, Context, Parser, add_body, add_journal, add_json, age, body, complete, print_json, table,
+    Command, Context, Parser, add_action, add_actions, add_body, add_journal, add_json, body, complete, print_json,
+    table,
 )  # fmt: skip
 from looop.errors import Refused
 from looop.history import SENSOR
@@ -17,15 +18,15 @@ PATIENCE = 75.0  # seconds to wait for the pulse to end its own round
 
 
 def _configure(parser: Parser) -> None:
-    verbs = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    write = verbs.add_parser("write", help="write or replace a sensor; the earlier one is kept", allow_abbrev=False)
-    complete(write.add_argument("name", help="the sensor's name, without .sh"), "@sensors")
+    verbs = add_actions(parser)
+    write = add_action(verbs, "write", "write or replace a sensor; the earlier one is kept")
+    complete(write.add_argument("name", metavar="SENSOR", help="the sensor's name, without .sh"), "@sensors")
     add_body(write, "the script; its first line names the interpreter")
     add_journal(write)
-    listing = verbs.add_parser("list", help="list the sensors and their last reading", allow_abbrev=False)
+    listing = add_action(verbs, "list", "list the sensors and their last reading")
     add_json(listing)
-    run = verbs.add_parser("run", help="run one sensor now, as the loop does", allow_abbrev=False)
-    complete(run.add_argument("name", help="the sensor's name, without .sh"), "@sensors")
+    run = add_action(verbs, "run", "run one sensor now, as the loop does")
+    complete(run.add_argument("name", metavar="SENSOR", help="the sensor's name, without .sh"), "@sensors")
     history.configure(verbs, SENSOR)
 
 

@@ -19,7 +19,7 @@ JOURNAL_LINES = 200
 
 
 def _configure(parser: Parser) -> None:
-    found = parser.add_argument("id", metavar="ID", nargs="?", default="", help="the worker to begin with")
+    found = parser.add_argument("id", metavar="WORKER", nargs="?", default="", help="the worker to begin with")
     complete(found, "@sessions")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("-a", "--all", action="store_true", help="workers that have ended too")

@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from looop import why
-from looop.clock import now
-from looop.ctl.command import Command, Context, Parser, add_json, age, complete, print_json
+from looop.clock import age, now
+from looop.ctl.command import Command, Context, Parser, add_json, complete, print_json
 
 WIDTH = 11
 
 
 def _configure(parser: Parser) -> None:
     what = parser.add_argument(
-        "id", metavar="ID|RUN",
+        "id", metavar="WORKER|RUN",
         help="a worker (its last generation, or an earlier one, as named here) or a run; worker:ID, run:RUN say which",
     )  # fmt: skip
     complete(what, "@explained")

@@ -4,17 +4,19 @@ import argparse
 import asyncio
 
 from looop import clock
+from looop.clock import age
 from looop.ctl import kill
 from looop.ctl.command import (
-    Command, Context, Parser, add_body, add_journal, add_json, age, body, complete, print_json, table,
+    Command, Context, Parser, add_action, add_actions, add_body, add_journal, add_json, body, complete, print_json,
+    table,
 )  # fmt: skip
 from looop.errors import UsageError
 
 
 def _configure(parser: Parser) -> None:
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    start = verbs.add_parser("start", help="start a worker", allow_abbrev=False)
-    complete(start.add_argument("id"), "@goals")
+    verbs = add_actions(parser)
+    start = add_action(verbs, "start", "start a worker")
+    complete(start.add_argument("id", metavar="WORKER", help="its name to be, often the goal's"), "@goals")
     add_body(start, "what it is to do")
     start.add_argument("--command", default="", metavar="CMD", help="its shell command, instead of worker_command")
     start.add_argument("--verify", default="", metavar="CMD", help="shell command that judges the result after its end")
@@ -23,16 +25,16 @@ def _configure(parser: Parser) -> None:
         help="memory_max, memory_high, tasks_max, cpu_weight, runtime_max or stop_timeout of this worker",
     )  # fmt: skip
     add_journal(start)
-    kill.configure(verbs.add_parser("kill", help="stop a worker", allow_abbrev=False))
-    listing = verbs.add_parser("list", help="list workers", allow_abbrev=False)
+    kill.configure(add_action(verbs, "kill", "stop a worker"))
+    listing = add_action(verbs, "list", "list workers")
     listing.add_argument("-a", "--all", action="store_true", help="dead ones too")
     add_json(listing)
 
 
 def _run(args: argparse.Namespace, context: Context) -> int:
-    if args.verb == "kill":
+    if args.action == "kill":
         return kill.run(args, context)
-    if args.verb == "list":
+    if args.action == "list":
         return _list(args, context)
     asyncio.run(_start(args, context))
     print(f"start-worker {args.id}" + (" (command override)" if args.command else ""))

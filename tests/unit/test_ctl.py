@@ -1,8 +1,10 @@
 """The frame of looopctl: how words are read, what is printed where, and which code it exits with."""
 
+import argparse
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from looop import __version__, ctl, settings
-from looop.config import load
+from looop.config import SETTINGS, load
 from looop.errors import LooopError, UsageError
 from looop.paths import Paths
 
@@ -86,6 +88,64 @@ def test_errors_are_json_where_the_result_would_be(capsys: pytest.CaptureFixture
     assert shown == {"error": "usage", "message": "cannot x: y", "hint": "do z", "exit": 64}
 
 
+@pytest.mark.parametrize("words", ["wait --json --bogus", "ask --json", "goal list --json x", "fly --json"])
+def test_wrong_words_are_json_too(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ctl.main(words.split()) == 64
+    shown = json.loads(capsys.readouterr().err)
+    assert (shown["error"], shown["exit"]) == ("usage", 64) and shown["hint"]
+
+
+def test_behind_two_dashes_json_is_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ctl.main(["goal", "show", "--", "--json"]) == 64
+    assert capsys.readouterr().err.startswith("looopctl: cannot use '--json'")
+
+
+def test_a_verb_that_is_nearly_right_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ctl.main(["schedules"]) == 64
+    assert capsys.readouterr().err == "looopctl: there is no verb 'schedules' (did you mean 'schedule'?)\n"
+    assert ctl.main(["xyzzy"]) == 64
+    assert "`looopctl --help` lists them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["answer w1-1 yes", "answer w1-1 yes --json"])
+def test_what_the_system_refuses_is_an_error_in_words(
+    words: str, at_home: Paths, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_home.data.write_text("a file")
+    monkeypatch.setenv("LOOOP_DATA_DIR", str(at_home.data / "below"))
+    assert ctl.main(words.split()) == 1
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1 and "internal" not in shown and f"{at_home.data}/below" in shown
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(("words", "code"), [("status", 0), ("goal write g -", 64)])
+def test_a_closed_stream_is_an_empty_one(words: str, code: int, closed: str) -> None:
+    line = f"exec {sys.executable} -m looop {words} {closed}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == code and "internal" not in done.stderr
+
+
+# -- help
+
+
+def parsers() -> list[argparse.ArgumentParser]:
+    """Those of all verbs and their actions."""
+    found = [ctl.make_parser(verb) for verb in ctl.VERBS]
+    for parser in found:
+        found += [b for a in parser._actions if isinstance(a, argparse._SubParsersAction) for b in a.choices.values()]
+    return found
+
+
+@pytest.mark.parametrize("parser", parsers(), ids=lambda parser: str(parser.prog))
+def test_help_says_what_it_does_and_names_values_alike(parser: argparse.ArgumentParser) -> None:
+    assert re.match(r"[A-Z].*\.\Z", parser.description or "", re.DOTALL)
+    for action in parser._actions:
+        assert action.help and not action.help.endswith(".")
+        shown = action.metavar or ("" if action.option_strings else action.dest)
+        assert shown == str(shown).upper() or action.choices
+
+
 def test_errors_are_told_apart_by_name() -> None:
     kinds: list[type[LooopError]] = [LooopError]
     for kind in kinds:
@@ -130,6 +190,24 @@ def test_init_keeps_other_settings_comments_and_a_backup(at_home: Paths) -> None
 def test_init_refuses_what_would_not_work_and_writes_nothing(at_home: Paths, words: list[str]) -> None:
     assert ctl.main(["init", *words]) == 64
     assert not at_home.config.exists()
+
+
+@pytest.mark.parametrize("words", [[], ["--decider-cost", "0"], ["--worker", "w {{prompt_file}}"]])
+def test_init_changes_only_what_it_is_told(at_home: Paths, words: list[str]) -> None:
+    assert ctl.main(["init", "--decider", "mine"]) == 0
+    assert ctl.main(["init", *words]) == 0
+    assert load(at_home, {}).decider_command == "mine"
+    assert ctl.main(["init", "--runner", "rules"]) == 0
+    assert load(at_home, {}).decider_command == ""
+
+
+def test_settings_are_shown_as_they_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ctl.main(["doctor", "--settings"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = lines[0].index("VALUE"), lines[0].index("WHAT")
+    for line, setting in zip(lines[1:], SETTINGS, strict=True):
+        value = tomllib.loads(f"x = {line[start[0]:start[1]]}")["x"]
+        assert setting.parse(value) == setting.default
 
 
 @pytest.mark.parametrize("text", ["plain", 'quo"te', "back\\slash", "new\nline", "\x1b[0m", "ünïcode"])
