@@ -39,7 +39,7 @@ def _claimant(session: str, user: Manager, system: Manager) -> Holder:
 
 
 def _configure_claim(parser: Parser) -> None:
-    parser.usage = "looopctl claim NAME [--session ID] [--wait[=SECONDS]] [--json] [-- COMMAND...]"
+    parser.usage = "looopctl claim NAME [--session WORKER] [--wait[=SECONDS]] [--json] [-- COMMAND...]"
     parser.add_argument("name", metavar="NAME", nargs="?", help="what to lease, for example repo-x")
     found = parser.add_argument("--session", metavar="WORKER", default="", help="the worker that shall hold it")
     complete(found, "@workers")
