@@ -36,9 +36,12 @@ def _cannot(verb: str, path: Path, error: OSError) -> StateError:
 
 
 def read_bytes(path: Path) -> bytes | None:
-    """The content, or None when there is no such file. Raises StateError for anything else."""
+    """The content, or None when there is no such file. Raises StateError for anything else, and never blocks."""
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise StateError(f"cannot read {path}: it is no regular file", hint="move it away")
+            return file.read()
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -33,6 +33,14 @@ def test_a_damaged_json_file_is_an_error_that_names_it(tmp_path: Path, content: 
         store.read_json(path)
 
 
+def test_a_pipe_in_the_place_of_a_file_is_an_error_and_holds_up_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+    (tmp_path / "y").symlink_to("/dev/zero")
+    for name in ("x", "y"):
+        with pytest.raises(StateError, match=f"{name}: it is no regular file"):
+            store.read_bytes(tmp_path / name)
+
+
 def test_a_folder_in_the_place_of_a_file_is_an_error_not_absence(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     with pytest.raises(StateError, match="folder"):
