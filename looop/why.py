@@ -320,6 +320,8 @@ def _head(path: Path, brief: bool = False) -> list[str] | None:
 def _output(path: Path) -> dict[str, Any] | None:
     """The last lines of a transcript as plain text; None when there is none."""
     try:
+        if not path.is_file():  # a FIFO would block
+            return None
         size = path.stat().st_size
         with path.open("rb") as file:
             file.seek(max(0, size - TAIL_BYTES))

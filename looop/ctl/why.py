@@ -104,6 +104,7 @@ def _worker(page: dict[str, Any]) -> list[str]:
     by, verify, alive = page["started_by"], page["verify"], page["alive"]
     source = {"human": "a human", "rules": f"the rule {by['rule'] or '(unknown)'}", "decider": "the decider"}
     health = page["health"] if alive else ""
+    lasted = f"{age(page['uptime_s'])} {'ago' if alive else 'long'}" if page["uptime_s"] is not None else None
     used = f"CPU {_seconds(page['cpu_s'])}, memory peak {_size(page['memory_peak'])}"
     if alive and page.get("memory_bytes") is not None:
         used = f"CPU {_seconds(page['cpu_s'])}, memory {_size(page['memory_bytes'])}, {page.get('tasks')} tasks"
@@ -112,7 +113,7 @@ def _worker(page: dict[str, Any]) -> list[str]:
         *_row("why", page["result_text"] if page["result"] not in ("", "success") else ""),
         *_row("problem", page["problem"]),
         *_row("started by", source.get(by["source"], by["source"]), by["run"], by["reason"]),
-        *_row("started", page["started"] or "unknown", f"{age(page['uptime_s'])} {'ago' if alive else 'long'}"),
+        *_row("started", page["started"] or "unknown", lasted),
         *(_row("ended", page["ended"] or "unknown") if not alive else []),
         *_row("stopped by", page["reason"]),
         *_row("command", page["command"] or "unknown"),
@@ -120,7 +121,9 @@ def _worker(page: dict[str, Any]) -> list[str]:
         *_row("used", used),
     ]
     if verify:
-        how = "" if verify.get("tries") is None else f"after {verify['tries']} tries, exit code {verify['code']}"
+        tries = verify.get("tries")
+        often = "at the first try" if tries == 1 else f"after {tries} tries"
+        how = "" if tries is None else f"{often}, exit code {verify['code']}"
         lines += _row("verify", verify["state"], verify["command"], how)
         lines += _block("", verify["output"].splitlines(), "")[1:]
     asks = [f"{ask['id']} {ask['state']}: {ask['prompt']}" + _said(ask["answer"]) for ask in page["asks"]]

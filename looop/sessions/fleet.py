@@ -74,7 +74,8 @@ unit_name = worker_unit
 def earlier(paths: Paths, name: str, now: Stamp) -> Session:
     """A generation that was put aside, by the name of its folder in sessions/.old. Raises StateError."""
     session = _session(paths, f"{records.OLD}/{name}", "", now)
-    return session if session.state == "unknown" else _with(session, id=name.rpartition(".")[0])
+    worker_id = name.rpartition(".")[0] or name
+    return _with(session, id=worker_id, unit=worker_unit(worker_id))
 
 
 def last(paths: Paths, worker_id: str, now: Stamp) -> Session:
@@ -252,6 +253,8 @@ def how_ended(session: Session) -> str:
         how = f"exited {session.exit_code}"
     elif session.signal:
         how = f"killed by {session.signal}"
+    elif session.state == "unknown":
+        how = "unknown"
     else:
         how = "gone without an exit record" if session.invocation else "never started"
     bad = f" ({session.result})" if session.result not in ("", "success") else ""

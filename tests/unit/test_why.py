@@ -1,6 +1,7 @@
 """One page says what is known of a worker or a run, and says unknown where nothing is."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,19 @@ def test_a_run_says_what_had_changed_and_what_came_of_it(paths: Paths, capsys: p
         "memory peak unknown",
     ):  # fmt: skip
         assert piece in text, piece
+
+
+@pytest.mark.parametrize(("folder", "asked"), [("w1", "w1"), (".old/w1.abc", "w1.abc"), (".old/w1", "w1")])
+def test_a_worker_whose_record_cannot_be_read_is_unknown(
+    paths: Paths, capsys: pytest.CaptureFixture[str], folder: str, asked: str
+) -> None:
+    (paths.sessions / folder).mkdir(parents=True)
+    (paths.sessions / folder / "meta.json").write_text("{")
+    os.mkfifo(paths.sessions / folder / "output.log")
+    page = show(capsys, asked).splitlines()
+    assert page[0] == "worker      w1  unknown"
+    assert {"started     unknown", "ended       unknown", "output      none"} <= set(page)
+    assert "unit        looop-worker-w1.scope  unknown" in page
 
 
 def test_a_run_without_records_is_unknown_and_not_refused(paths: Paths, capsys: pytest.CaptureFixture[str]) -> None:
