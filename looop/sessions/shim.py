@@ -1,8 +1,8 @@
 """The shim: first process of a worker's scope. Owns the terminal, keeps the transcript, writes the exit record.
 
-It outlives the pulse and must stay small: standard library, `wire` and `transcript` only, no threads, no asyncio.
-It waits on standard input until the launcher says that its scope
-exists; the command never runs outside that scope, and never without a launcher that lived long enough to say so.
+It outlives the pulse and must stay small: standard library and its own helpers in this package, no threads, no
+asyncio. It waits on standard input until the launcher says that its scope exists; the command never runs outside that
+scope, and never without a launcher that lived long enough to say so.
 """
 
 import errno
@@ -15,7 +15,7 @@ import sys
 import termios
 import time
 
-from looop.sessions import wire
+from looop.sessions import cgroup, wire
 from looop.sessions.transcript import INDEX, Index, JournalLines, Transcript
 
 _IGNORED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ)
@@ -25,67 +25,6 @@ _CLIENTS_MAX = 32  # with a request that is not complete; one more ends the olde
 _HELD_MAX = 32  # that follow or type; they take no place from those that ask
 _RECORD_BYTES = 4096
 _INPUT_MAX = 65536  # typed and not yet taken by the terminal; whoever types more waits
-_ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
-
-
-def group_file(group: str, name: str) -> str | None:
-    """A file of a control group; None where there is none, as without its controller."""
-    for root in _ROOTS:
-        try:
-            with open(f"{root}{group}/{name}", encoding="ascii") as file:
-                return file.read()
-        except OSError:
-            continue
-    return None
-
-
-def group_number(group: str, name: str) -> int | None:
-    """The number in such a file."""
-    text = group_file(group, name)
-    return int(text) if text is not None and text.strip().isdecimal() else None
-
-
-def processor_time(group: str) -> float | None:
-    """Seconds the control group has computed; None is unknown."""
-    words = (group_file(group, "cpu.stat") or "").split()[:2]  # usage_usec comes first
-    return round(int(words[1]) / 1e6, 3) if len(words) == 2 else None
-
-
-def usage(group: str) -> dict[str, object]:
-    """What the control group has used and uses, as the kernel counts it; None is unknown."""
-    tasks = group_number(group, "pids.current")
-    if tasks is None:
-        tasks = len((group_file(group, "cgroup.threads") or "").split()) or None
-    return {
-        "cpu_s": processor_time(group),
-        "memory": group_number(group, "memory.current"),
-        "tasks": tasks,
-    }
-
-
-class WorkMeter:
-    """Seconds since the worker last used the processor noticeably; the shim's own share does not count."""
-
-    def __init__(self, group: str) -> None:
-        self.group = group
-        self.base = (self._used(), time.monotonic())
-        self.active = time.monotonic()
-
-    def _used(self) -> float | None:
-        used = processor_time(self.group)
-        return None if used is None else used - time.process_time()
-
-    def idle(self) -> float | None:
-        """Noticeable is 2 % of one processor since the last look, and at least 0.1 s; looks closer than 10 s add up."""
-        used, now = self._used(), time.monotonic()
-        before, since = self.base
-        if used is None or before is None:
-            return None
-        if used - before > max(0.1, 0.02 * (now - since)):
-            self.base, self.active = (used, now), now
-        elif now - since > 10:
-            self.base = (used, now)
-        return now - self.active
 
 
 class Control:
@@ -257,7 +196,7 @@ class Worker:
         termios.tcsetwinsize(slave, (self.rows, self.cols))
         self.child = self._spawn(os.ttyname(slave))
         self.pidfd = os.pidfd_open(self.child)
-        self.meter = WorkMeter(group)
+        self.meter = cgroup.WorkMeter(group)
         self.group = group
 
     def _reserve_record(self) -> int:
@@ -348,7 +287,7 @@ class Worker:
             cols=self.cols,
             idle_s=round(time.monotonic() - self.last_output, 3),
             cpu_idle_s=self.meter.idle(),
-            **usage(self.group),
+            **cgroup.usage(self.group),
         )
 
     def finish(self) -> None:
@@ -368,8 +307,8 @@ class Worker:
             "ended": {"wall": round(time.time(), 3), "boot": boot, "mono": time.clock_gettime(time.CLOCK_BOOTTIME)},
             "bytes": self.total,
             "lost": self.transcript.lost,
-            "cpu_s": processor_time(self.group),
-            "memory_peak": group_number(self.group, "memory.peak"),
+            "cpu_s": cgroup.processor_time(self.group),
+            "memory_peak": cgroup.group_number(self.group, "memory.peak"),
         }
         data = json.dumps(record).encode() + b"\n"
         os.pwrite(self.record, data, 0)
@@ -380,19 +319,9 @@ class Worker:
         os.fsync(folder)
 
 
-def own_group(unit: str) -> str:
-    """This process's control group, "" unless it is the scope `unit`."""
-    with open("/proc/self/cgroup", encoding="utf-8") as file:
-        for line in file:
-            hierarchy, _, group = line.rstrip("\n").split(":", 2)
-            if hierarchy == "0" and group.endswith(f"/{unit}"):
-                return group
-    return ""
-
-
 def end_scope(unit: str, group: str) -> None:
     """Nothing of a worker outlives it: if others are left in the scope, systemd stops it, or the kernel kills it."""
-    for root in _ROOTS:
+    for root in cgroup.ROOTS:
         try:
             with open(f"{root}{group}/cgroup.procs", encoding="ascii") as file:
                 if file.read().split() in ([], [str(os.getpid())]):
@@ -477,7 +406,7 @@ def main() -> int:
     unit = str(job["unit"])
     poll = select.poll()
     try:
-        group = own_group(unit)
+        group = cgroup.own_group(unit)
         if not group:
             raise OSError(errno.EPERM, f"this process is not in {unit}")
         worker = Worker(job, group)

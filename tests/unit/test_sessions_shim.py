@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from looop.paths import Paths
-from looop.sessions import shim, transcript, wire
+from looop.sessions import cgroup, shim, transcript, wire
 from looop.screens.replay import read_index
 from looop.sessions.transcript import Index, JournalLines, Transcript
 
@@ -245,15 +245,15 @@ def test_what_a_session_used_is_told_and_recorded(
     group = tmp_path / "group"
     group.mkdir()
     (group / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
-    monkeypatch.setattr(shim, "_ROOTS", ("",))
-    assert shim.usage(str(group)) == {"cpu_s": 1.5, "memory": None, "tasks": None}
+    monkeypatch.setattr(cgroup, "ROOTS", ("",))
+    assert cgroup.usage(str(group)) == {"cpu_s": 1.5, "memory": None, "tasks": None}
     (group / "cgroup.threads").write_text("1\n2\n3\n")
-    assert shim.usage(str(group))["tasks"] == 3
+    assert cgroup.usage(str(group))["tasks"] == 3
     (group / "pids.current").write_text("4\n")
     (group / "memory.current").write_text("4096\n")
-    assert shim.usage(str(group)) == {"cpu_s": 1.5, "memory": 4096, "tasks": 4}
+    assert cgroup.usage(str(group)) == {"cpu_s": 1.5, "memory": 4096, "tasks": 4}
     (group / "memory.peak").write_text("8192\n")
-    assert shim.group_number(str(group), "memory.peak") == 8192
+    assert cgroup.group_number(str(group), "memory.peak") == 8192
     record, _ = run(paths, monkeypatch, "exit 0")
     assert record["cpu_s"] is None and record["memory_peak"] is None
 
@@ -343,8 +343,8 @@ def test_journal_lines_stay_below_their_rate_and_count_what_they_left_out() -> N
 def test_the_processor_time_of_the_shim_itself_is_not_the_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shim, "_ROOTS", ("",))
-    meter = shim.WorkMeter(str(tmp_path))
+    monkeypatch.setattr(cgroup, "ROOTS", ("",))
+    meter = cgroup.WorkMeter(str(tmp_path))
     assert meter.idle() is None
     stat = tmp_path / "cpu.stat"
     stat.write_text(f"usage_usec {int(time.process_time() * 1e6)}\n")
@@ -370,4 +370,4 @@ def test_plain_text_has_no_control_sequences(raw: bytes, text: str) -> None:
 
 
 def test_it_runs_only_in_its_own_scope(tmp_path: Path) -> None:
-    assert shim.own_group("looop-worker-w.scope") == ""
+    assert cgroup.own_group("looop-worker-w.scope") == ""
