@@ -74,8 +74,10 @@ class Upstream:
 
 def read(root: Path, config: Path | None = None) -> Upstream:
     """Everything that is there. Raises UsageError when `root` is no such directory, or `config` cannot be read."""
-    if not root.is_dir():
-        raise UsageError(f"cannot import {root}: there is no such directory")
+    try:
+        os.listdir(root)
+    except OSError as error:
+        raise UsageError(f"cannot import {root}: {error.strerror}") from error
     if not any(os.path.lexists(root / mark) for mark in MARKS):
         hint = "it is the one that holds PLAYBOOK.md and goals/"
         raise UsageError(f"cannot import {root}: it does not look like a data directory of looop", hint=hint)

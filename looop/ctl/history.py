@@ -12,7 +12,7 @@ from typing import Any
 from looop import audit, policy, seed, store
 from looop.clock import age, now, utc
 from looop.ctl.command import Context, add_action, add_journal, add_json, colours, complete, print_json, table
-from looop.errors import Refused
+from looop.errors import Refused, UsageError
 from looop.history import GOAL, PLAYBOOK, SENSOR, Kind, Version, find, state, versions
 from looop.paths import Paths
 
@@ -104,7 +104,7 @@ def _all(paths: Paths, kind: Kind, as_json: bool) -> int:
 
 def _diff(stamps: list[str], paths: Paths, kind: Kind, name: str) -> int:
     if len(stamps) > 2:
-        raise Refused("cannot compare more than two versions")
+        raise UsageError("cannot compare more than two versions")
     old = find(paths, kind, name, stamps[0] if stamps else "-1")
     if len(stamps) == 2:
         new = find(paths, kind, name, stamps[1])
