@@ -171,7 +171,7 @@ def _verb(words: list[str], program: bool) -> int:
         return ExitCode.DONE
     verb = words[0]
     if verb == "_ids":  # what completions ask for while a key is pressed
-        from looop.ctl.ids import main as ids
+        from looop.ctl.completion_ids import main as ids
 
         return ids(words[1:])
     if verb.startswith("-"):

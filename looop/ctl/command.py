@@ -51,7 +51,7 @@ class Command:
 
 
 def complete(action: argparse.Action, kind: str) -> argparse.Action:
-    """Say what a shell completes this argument with: "@KIND" (see `looop.ctl.ids`), "file", "folder" or "command"."""
+    """Say what a shell completes this argument with: "@KIND" (see `completion_ids`), "file", "folder" or "command"."""
     setattr(action, "complete", kind)
     return action
 

@@ -1,8 +1,8 @@
 """`looopctl completion bash|zsh|fish`: print the shell's completion script, made from the parsers themselves.
 
 shtab, which Debian has, knows neither fish nor parsers that are loaded when used, so the walk is our own: every verb's
-parser is made and read, and `shells` writes it down three times. Ids that live (workers, asks, goals ...) are asked of
-`looopctl _ids KIND` by the script when a key is pressed.
+parser is made and read, and `completion_scripts` writes it down three times. Ids that live (workers, asks, goals ...)
+are asked of `looopctl _ids KIND` by the script when a key is pressed.
 """
 
 import argparse
@@ -105,9 +105,9 @@ def _configure(parser: Parser) -> None:
 
 
 def _run(args: argparse.Namespace, context: Context) -> int:
-    from looop.ctl import shells
+    from looop.ctl import completion_scripts
 
-    print(getattr(shells, args.shell)(tree()), end="")
+    print(getattr(completion_scripts, args.shell)(tree()), end="")
     return 0
 
 
