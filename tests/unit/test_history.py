@@ -155,7 +155,7 @@ def test_a_stamp_may_be_abbreviated_as_long_as_it_is_unique(paths: Paths) -> Non
         (["goal", "restore", "g1", "1999"], 1),
         (["goal", "restore", "../PLAYBOOK", "-1"], 64),
         (["goal", "restore", "g1"], 64),
-        (["goal", "diff", "g1", "-1", "-1", "-1"], 1),
+        (["goal", "diff", "g1", "-1", "-1", "-1"], 64),
         (["sensor", "history", "a/b"], 64),
     ],
 )
