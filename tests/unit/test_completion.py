@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from looop import ctl, store
-from looop.ctl import completion, ids, shells
+from looop.ctl import completion, completion_ids, completion_scripts
 from looop.ctl.completion import Node, Value
 from looop.paths import Paths
 from tests.unit.test_importing import NOW
 
 SHELLS = ("bash", "zsh", "fish")
 TOP = completion.tree()
-SCRIPTS: dict[str, str] = {shell: getattr(shells, shell)(TOP) for shell in SHELLS}
+SCRIPTS: dict[str, str] = {shell: getattr(completion_scripts, shell)(TOP) for shell in SHELLS}
 NODES = [node for node in TOP.all() if node.path]
 
 
@@ -69,7 +69,7 @@ def test_values_are_known_by_their_kind() -> None:
     assert words("run")[-1] == Value("command") and TOP.nodes["claim"].tail
     values = [value for node in NODES for value in [*node.words, *(flag.value for flag in node.flags if flag.value)]]
     for kind in {value.kind[1:] for value in values if value.kind.startswith("@")}:
-        assert f'"{kind}"' in Path(ids.__file__).read_text(), f"nobody answers for {kind}"
+        assert f'"{kind}"' in Path(completion_ids.__file__).read_text(), f"nobody answers for {kind}"
 
 
 @pytest.mark.parametrize("shell", SHELLS)
