@@ -12,6 +12,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -88,9 +89,8 @@ class Story:
         """Print the story up to this event of the demo's worker; others may be at work as well."""
         for entry in self.entries():
             name = entry.get("LOOOP_EVENT", "")
-            about = [str(entry[key]) for key in ("LOOOP_ACTION", "LOOOP_SESSION", "LOOOP_ASK") if entry.get(key)]
             clock = time.strftime("%H:%M:%S", time.localtime(int(entry["__REALTIME_TIMESTAMP"]) / 1e6))
-            print(f"  {clock}  {name:<16} {entry.get('MESSAGE', '')}  {' '.join(about)}".rstrip(), flush=True)
+            print(f"  {clock}  {name:<16} {entry.get('MESSAGE', '')}", flush=True)
             if name == event and entry.get("LOOOP_SESSION") == WORKER:
                 return entry
         raise AssertionError("entries() does not end")
@@ -166,6 +166,7 @@ def stop() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `make run | head`
     match sys.argv[1:]:
         case ["run"]:
             try:
