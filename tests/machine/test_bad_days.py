@@ -594,3 +594,19 @@ def test_a_symlink_planted_in_claims_is_not_followed(pulse: Pulse, tmp_path: Pat
     (pulse.data / "claims/repo.json").symlink_to(victim)
     refused = command(LOOOPCTL, "claim", "repo", check=False)
     assert refused.returncode != 0 and victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "claim x --json", "unclaim x", "ask w1 --prompt x", "answer w1-1 yes --json", "rules check", "sensor run disk",
+        "kill w1", "log w1", "screenshot w1", "attach w1", "flag --session w1 x", "goal list --json", "why w1",
+    ],
+)  # fmt: skip
+def test_a_data_directory_of_somebody_else_is_an_error_in_words(tmp_path: Path, words: str) -> None:
+    data = tmp_path / "data"
+    data.mkdir(0)
+    done = looopctl(*words.split(), env={"LOOOP_DATA_DIR": str(data)}, check=False)
+    assert done.returncode == 1 and done.stdout == "" and str(data) in done.stderr
+    assert "Permission denied" in done.stderr and "internal" not in done.stderr
+    assert "--json" not in words or json.loads(done.stderr)["exit"] == 1
