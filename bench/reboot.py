@@ -304,6 +304,7 @@ class Round:
                 seconds = last - guest.clock() + GRACE_S
                 guest.wait(seconds, "schedule_fired", schedule=plan.name, instant=to_utc(last))
         guest.python("beat")
+        settle(guest, plans)
         phases.append(guest.phase(up))
         right = self.report(plans, phases, before, guest.state())
         guest.dev(
