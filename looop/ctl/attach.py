@@ -110,7 +110,7 @@ class _Attachment:
     def __init__(
         self, context: Context, worker_id: str, shim: socket.socket, typing: socket.socket | None, key: bytes
     ) -> None:
-        from looop.ctl.view import View
+        from looop.ctl.attach_view import View
         from looop.screens.screen import Follower
 
         self.context, self.id, self.key = context, worker_id, key
@@ -255,7 +255,7 @@ def _write(text: str) -> None:
 @contextlib.contextmanager
 def _own_terminal() -> Iterator[None]:
     """Keys one by one and unchanged, a screen of our own; everything as it was afterwards."""
-    from looop.ctl.view import ENTER, LEAVE
+    from looop.ctl.attach_view import ENTER, LEAVE
 
     before = termios.tcgetattr(0)
     try:

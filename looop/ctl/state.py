@@ -7,7 +7,7 @@ from typing import Any
 from looop import changes, commit, view
 from looop.changes import Cursor, Item, Seen
 from looop.clock import age, now
-from looop.ctl import items
+from looop.ctl import wait_items
 from looop.ctl.command import Command, Context, Parser, add_json, print_json, printable
 from looop.ctl.survey import Survey, survey
 from looop.errors import StateError
@@ -23,14 +23,14 @@ def collect(context: Context) -> tuple[dict[str, Any], Survey]:
     trouble: list[str] = []
     mark, tail = None, list[str]()
     try:
-        mark, _ = items.journal_since(paths, None)
+        mark, _ = wait_items.journal_since(paths, None)
         tail = changes.told(paths.journal, mark)
     except StateError as error:
         trouble.append(str(error))
-    seen: dict[str, items.Items] = {}
+    seen: dict[str, wait_items.Items] = {}
     for name, read in (
-        ("goals", items.goals), ("playbook", items.playbook), ("snapshots", items.snapshots),
-        ("schedules", items.schedules),
+        ("goals", wait_items.goals), ("playbook", wait_items.playbook), ("snapshots", wait_items.snapshots),
+        ("schedules", wait_items.schedules),
     ):  # fmt: skip
         try:
             seen[name] = read(paths)
@@ -69,11 +69,11 @@ def collect(context: Context) -> tuple[dict[str, Any], Survey]:
 def _surveyed(context: Context, found: Survey) -> dict[str, dict[str, Item]]:
     seen = {}
     if found.roll is not None and found.open_asks is not None:
-        seen["asks"] = items.asks(found.open_asks, found.roll, now().wall)
+        seen["asks"] = wait_items.asks(found.open_asks, found.roll, now().wall)
     if found.roll is not None and found.leases is not None:
-        seen["claims"] = items.leases(found.leases, found.roll)
+        seen["claims"] = wait_items.leases(found.leases, found.roll)
     if found.sessions is not None:
-        seen["workers"] = items.workers(found.sessions, context.paths)
+        seen["workers"] = wait_items.workers(found.sessions, context.paths)
     return seen
 
 

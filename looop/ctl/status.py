@@ -9,7 +9,7 @@ from typing import Any
 
 from looop.clock import age
 from looop.ctl.command import Command, Context, Parser, add_json, colours, print_json
-from looop.ctl.overview import overview
+from looop.ctl.status_facts import overview
 from looop.ctl.schedule import length
 from looop.errors import UsageError
 from looop.tui import text
@@ -33,7 +33,7 @@ def _run(args: argparse.Namespace, context: Context) -> int:
     if args.watch:
         if not sys.stdout.isatty():
             raise UsageError("cannot watch: standard output is no terminal", hint="`looopctl wait` is for programs")
-        from looop.ctl.redraw import redraw
+        from looop.ctl.status_redraw import redraw
 
         return redraw(context.paths, lambda: page(overview(context), *size(), colour=colours()))
     print("\n".join(page(overview(context), size()[0], 0, colour=colours())))

@@ -12,7 +12,7 @@ from typing import Any
 
 from looop.changes import CURSOR_BYTES, Cursor, home
 from looop.ctl.command import Command, Context, Parser, add_json, print_json, printable
-from looop.ctl.waiter import Result, wait
+from looop.ctl.wait_loop import Result, wait
 from looop.errors import ExitCode, UsageError
 
 NAMES = {"asks": "id", "claims": "name", "goals": "id", "schedules": "name", "snapshots": "name", "workers": "id"}

@@ -8,7 +8,7 @@ import pytest
 from looop import changes, store
 from looop.changes import ITEMS_MAX, NOWHERE, Cursor, Item, Mark, Seen, compare, home, journal, since
 from looop.clock import Stamp
-from looop.ctl import items
+from looop.ctl import wait_items
 from looop.ctl.survey import Roll
 from looop.errors import StateError, Unavailable, UsageError
 from looop.mailbox import Ask
@@ -127,8 +127,9 @@ def test_any_sequence_of_edits_is_told_exactly_once(seed: int, paths: Paths) -> 
             _edit(chance, paths, written)
         if chance.random() < 0.2:
             cursor = Cursor.decode(cursor.encode(), home(paths.data))
-        mark, told = items.journal_since(paths, cursor.journal)
-        seen = {"goals": items.goals(paths), "snapshots": items.snapshots(paths), "playbook": items.playbook(paths)}
+        mark, told = wait_items.journal_since(paths, cursor.journal)
+        readers = {"goals": wait_items.goals, "snapshots": wait_items.snapshots, "playbook": wait_items.playbook}
+        seen = {name: read(paths) for name, read in readers.items()}
         if chance.random() < 0.1:
             del seen["goals"]  # it could not be read this time
         before = {name: dict(values) for name, values in held.items()}
@@ -250,18 +251,18 @@ def test_a_held_ask_is_told_once_and_once_more_when_it_is_stranded(monkeypatch: 
     unit = "looop-worker-w1.scope"
     ask = Ask("w1-1", "w1", "Deploy?", ts=100.0, holder=Holder(unit, "user", "i" * 32, "b"))
     manager = Fixed(**{unit: "i" * 32})
-    first = items.asks([ask], roll(manager, ask), 101.0)
+    first = wait_items.asks([ask], roll(manager, ask), 101.0)
     known, news = compare({}, first)
     assert news
-    assert compare(known, items.asks([ask], roll(manager, ask), 9999.0))[1] is None, "its age is no news"
+    assert compare(known, wait_items.asks([ask], roll(manager, ask), 9999.0))[1] is None, "its age is no news"
     manager.away = True
-    assert compare(known, items.asks([ask], roll(manager, ask), 9999.0)) == (known, None)
+    assert compare(known, wait_items.asks([ask], roll(manager, ask), 9999.0)) == (known, None)
     manager.away = False
     manager.alive = {}
-    known, news = compare(known, items.asks([ask], roll(manager, ask), 9999.0))
+    known, news = compare(known, wait_items.asks([ask], roll(manager, ask), 9999.0))
     assert news and news.changed[0]["state"] == "stranded"
     manager.away = True
-    assert compare(known, items.asks([ask], roll(manager, ask), 9999.0)) == (known, None)
+    assert compare(known, wait_items.asks([ask], roll(manager, ask), 9999.0)) == (known, None)
 
 
 def test_an_ask_raised_while_the_bus_is_away_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,10 +271,10 @@ def test_an_ask_raised_while_the_bus_is_away_is_told_once(monkeypatch: pytest.Mo
     ask = Ask("w1-1", "w1", "Deploy?", ts=100.0, holder=Holder(unit, "user", "i" * 32, "b"))
     manager = Fixed(**{unit: "i" * 32})
     manager.away = True
-    known, news = compare({}, items.asks([ask], roll(manager, ask), 101.0))
+    known, news = compare({}, wait_items.asks([ask], roll(manager, ask), 101.0))
     assert news and news.changed[0]["state"] == "unknown"
     manager.away = False
-    assert compare(known, items.asks([ask], roll(manager, ask), 101.0)) == (known, None)
+    assert compare(known, wait_items.asks([ask], roll(manager, ask), 101.0)) == (known, None)
 
 
 def worker(**changed: object) -> Session:
@@ -295,45 +296,45 @@ def worker(**changed: object) -> Session:
     ],
 )
 def test_what_is_news_about_a_worker(change: dict[str, object], is_news: bool, paths: Paths) -> None:
-    known, _ = compare({}, items.workers([worker()], paths))
-    assert (compare(known, items.workers([worker(**change)], paths))[1] is not None) == is_news
+    known, _ = compare({}, wait_items.workers([worker()], paths))
+    assert (compare(known, wait_items.workers([worker(**change)], paths))[1] is not None) == is_news
 
 
 def test_being_stuck_is_news_when_the_pulse_says_so(paths: Paths) -> None:
-    known, _ = compare({}, items.workers([worker()], paths))
+    known, _ = compare({}, wait_items.workers([worker()], paths))
     stuck = '{"signal":[{"id":"w1","health":"stuck"}],"detail":{"count":1}}'
     store.write(paths.snapshots / "sys-sessions.json", stuck)
-    known, news = compare(known, items.workers([worker()], paths))
+    known, news = compare(known, wait_items.workers([worker()], paths))
     assert news
     store.write(paths.snapshots / "sys-sessions.json", stuck.replace('"count":1', '"count":2'))
-    assert compare(known, items.workers([worker()], paths))[1] is None
+    assert compare(known, wait_items.workers([worker()], paths))[1] is None
 
 
 def test_the_detail_of_a_snapshot_is_no_news(paths: Paths) -> None:
     path = paths.snapshots / "s.json"
     store.write(path, '{"signal":{"a":1,"b":2},"detail":"x"}')
-    known, _ = compare({}, items.snapshots(paths))
+    known, _ = compare({}, wait_items.snapshots(paths))
     store.write(path, '{"signal":{"b":2,"a":1},"detail":"y"}')
-    assert compare(known, items.snapshots(paths))[1] is None
+    assert compare(known, wait_items.snapshots(paths))[1] is None
     store.write(path, "no JSON")
-    known, news = compare(known, items.snapshots(paths))
+    known, news = compare(known, wait_items.snapshots(paths))
     assert news and news.changed == [{"name": "s", "value": None, "note": "not JSON", "raw": "no JSON"}]
 
 
 def test_a_schedule_is_news_when_it_is_written_and_when_it_has_fired(paths: Paths) -> None:
     store.write_json(paths.schedules / "s.json", {"v": 1, "every_s": 60, "anchor": 0})
-    known, news = compare({}, items.schedules(paths))
+    known, news = compare({}, wait_items.schedules(paths))
     assert news
     store.write(paths.snapshots / "sys-schedules.json", '{"signal":{"s":{"period":1}},"detail":{}}')
-    known, news = compare(known, items.schedules(paths))
+    known, news = compare(known, wait_items.schedules(paths))
     assert news and news.changed[0]["state"] == {"period": 1}
     store.write(paths.schedules / "s.json", "{")
-    assert compare(known, items.schedules(paths))[1]
+    assert compare(known, wait_items.schedules(paths))[1]
 
 
 def test_an_unreadable_goal_keeps_what_is_known_of_it(paths: Paths) -> None:
     store.write(paths.goal("g"), "body")
-    known, _ = compare({}, items.goals(paths))
+    known, _ = compare({}, wait_items.goals(paths))
     paths.goal("g").unlink()
     paths.goal("g").mkdir()
-    assert compare(known, items.goals(paths)) == (known, None)
+    assert compare(known, wait_items.goals(paths)) == (known, None)

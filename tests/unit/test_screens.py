@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from looop.ctl.view import View
+from looop.ctl.attach_view import View
 from looop.paths import Paths
 from looop.screens import replay, screen as screens
 from looop.sessions import records

@@ -8,7 +8,7 @@ import pytest
 
 from looop import nudges
 from looop.clock import Stamp
-from looop.ctl import overview, status
+from looop.ctl import status, status_facts
 from looop.ctl.command import Context
 from looop.ctl.survey import Survey
 from looop.errors import StateError, Unavailable
@@ -34,9 +34,9 @@ def look(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Any:
                 raise Unavailable("cannot reach systemd: gone")
             return timers
 
-        monkeypatch.setattr(overview, "survey", lambda context: found)
-        monkeypatch.setattr(overview, "timers", pending)
-        return overview.overview(Context(paths))
+        monkeypatch.setattr(status_facts, "survey", lambda context: found)
+        monkeypatch.setattr(status_facts, "timers", pending)
+        return status_facts.overview(Context(paths))
 
     return of
 
@@ -48,7 +48,7 @@ def shown(found: dict[str, Any], cols: int = 80, rows: int = 0, colour: bool = F
 def last_beat(paths: Paths, **changed: Any) -> None:
     at = time.time()
     beat = {"number": 7, "started": at - 43, "ended": at - 42, "outcome": IDLE, "acted": False, "forced": ""}
-    paths.last_beat.write_text(json.dumps(beat | {"why": overview.UNCHANGED, "since": at} | changed))
+    paths.last_beat.write_text(json.dumps(beat | {"why": status_facts.UNCHANGED, "since": at} | changed))
 
 
 def test_one_line_says_it_all(paths: Paths, look: Any) -> None:
@@ -92,7 +92,7 @@ def test_a_broken_ask_says_what_is_wrong_with_it(look: Any) -> None:
 
 def test_the_last_and_the_next_beat(paths: Paths, look: Any) -> None:
     last_beat(paths, forced="a follow-up is due")
-    text = shown(look(Survey("active", IDLE, [], []), {overview.BEAT: time.time() + 17.8}))
+    text = shown(look(Survey("active", IDLE, [], []), {status_facts.BEAT: time.time() + 17.8}))
     assert "last beat 42s ago, number 7, forced (a follow-up is due): idle: the world" in text
     assert "next beat in 1" in text and text.replace("\n          ", " ").count("the world is unchanged") == 1
 

@@ -13,9 +13,9 @@ from typing import Any
 from looop import watch
 from looop.changes import CATEGORIES, ITEMS_MAX, NOWHERE, Cursor, Mark, News, Seen, home, since
 from looop.clock import now
-from looop.ctl import items
+from looop.ctl import wait_items
 from looop.ctl.command import Context
-from looop.ctl.items import Items
+from looop.ctl.wait_items import Items
 from looop.ctl.survey import Pulse, Roll, held, holders, questions, workers
 from looop.errors import StateError
 from looop.sessions import fleet
@@ -77,15 +77,15 @@ class Eyes:
         if due & ROLLED:
             self._roll(due)
         for name, read in (
-            ("goals", items.goals), ("playbook", items.playbook), ("snapshots", items.snapshots),
-            ("schedules", items.schedules),
+            ("goals", wait_items.goals), ("playbook", wait_items.playbook), ("snapshots", wait_items.snapshots),
+            ("schedules", wait_items.schedules),
         ):  # fmt: skip
             if name in due:
                 self._keep(name, lambda read=read: read(paths))  # type: ignore[misc]
         if "journal" in due:
             self.trouble.pop("journal", None)
             try:
-                self.mark, self.lines = items.journal_since(paths, start)
+                self.mark, self.lines = wait_items.journal_since(paths, start)
             except StateError as error:
                 self.mark = self.lines = None
                 self.trouble["journal"] = [str(error)]
@@ -111,12 +111,12 @@ class Eyes:
         self.distant = any(holder.manager == "system" for holder in known)
         roll = Roll(self.user, self.system, known)
         self.pulse = roll.pulse
-        self._take("asks", None if asks is None else items.asks(asks, roll, at.wall))
-        self._take("claims", None if leases is None else items.leases(leases, roll))
+        self._take("asks", None if asks is None else wait_items.asks(asks, roll, at.wall))
+        self._take("claims", None if leases is None else wait_items.leases(leases, roll))
         if "workers" in due or roll.workers != self.live:
             self.live = roll.workers
             sessions = workers(self.context, self.user, roll, asks, at, trouble["workers"], idle)
-            self._take("workers", None if sessions is None else items.workers(sessions, paths))
+            self._take("workers", None if sessions is None else wait_items.workers(sessions, paths))
             due = due | {"workers"}
         self.trouble["systemd"] = roll.trouble
         self.trouble |= {name: problems for name, problems in trouble.items() if name in due}
