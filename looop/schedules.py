@@ -218,8 +218,10 @@ async def _look(
     announced = live.next_elapse(timer(name)) if record.calendar and memory is not None else None
 
     def following(base: float, count: int) -> list[float]:
-        if announced is not None and announced > base == now.wall and count == 1:
-            return [announced]
+        ahead = memory.next if memory is not None and memory.next is not None else base
+        if announced is not None and announced > base == now.wall and count == 1 and ahead > base:
+            # the timer may have gone off since `now` was read, and announce the one after
+            return [ahead if ahead <= min(announced, time.time()) else announced]
         return upcoming(record, base, count)
 
     def step() -> Memory:

@@ -283,6 +283,18 @@ def test_each_instant_of_a_calendar_is_told_once(paths: Paths, live: Timers, tol
     assert told == [("x", first), ("x", second)]
 
 
+def test_an_instant_that_comes_between_a_look_at_the_clock_and_one_at_the_timer_is_told(
+    paths: Paths, live: Timers, told: Told
+) -> None:
+    write(paths, "x", calendar="daily")
+    arm(live, paths)
+    live.next = NOW.wall + 50 + 86400  # it has gone off meanwhile, and announces the one after
+    assert look(live, paths, 49) == [{"fired": None}]
+    live.next = NOW.wall + 50 + 2 * 86400  # and once more, while the first is being noted
+    assert look(live, paths, 51) == [{"fired": "1970-01-12T13:47:30Z"}]
+    assert schedules.memories(paths)["x"].next == NOW.wall + 50 + 86400
+
+
 def test_the_next_instant_comes_from_the_timer_without_asking_anew(
     paths: Paths, live: Timers, daily: list[str]
 ) -> None:
