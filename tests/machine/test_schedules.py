@@ -23,37 +23,39 @@ from tests.machine.harness import (
     LOOOPCTL, RUNTIME, Done, Events, Journal, Pulse, command, looopctl, looopctl_json, systemctl, unit, units,
 )  # fmt: skip
 
-RULES = """
+# its own in each run: looop knows from the journal which instants of a schedule of that name it has told of
+NAME = f"s{os.getpid()}"
+RULES = f"""
 [[rule]]
 name = "tell"
-when = "schedules.s1.fired"
+when = "schedules.{NAME}.fired"
 
 [rule.move]
 action = "notify"
-message = "s1 fired for {{schedules.s1.fired}}"
+message = "{NAME} fired for {{{{schedules.{NAME}.fired}}}}"
 """
-TIMER = "looop-schedule@s1.timer"
+TIMER = f"looop-schedule@{NAME}.timer"
 EARLIER = 3000  # seconds: well missed
 
 
 @pytest.fixture
 def loop(pulse: Pulse) -> Pulse:
-    """A pulse, not started, whose only rule tells of every instant of the schedule s1."""
+    """A pulse, not started, whose only rule tells of every instant of the schedule NAME."""
     pulse.configure("beat_gap = 0.1\n")
     (pulse.data / "schedules").mkdir(mode=0o700, parents=True)
     (pulse.data / "rules.toml").write_text(RULES)
     return pulse
 
 
-def write(*words: str, name: str = "s1", check: bool = True, env: dict[str, str] | None = None) -> Done:
+def write(*words: str, name: str = NAME, check: bool = True, env: dict[str, str] | None = None) -> Done:
     return looopctl("schedule", "write", name, *words, check=check, env=env)
 
 
-def listed(name: str = "s1") -> dict[str, Any]:
+def listed(name: str = NAME) -> dict[str, Any]:
     return next(row for row in looopctl_json("schedule", "list") if row["name"] == name)
 
 
-def put(pulse: Pulse, record: dict[str, Any], name: str = "s1", written_s_ago: float = 0) -> Path:
+def put(pulse: Pulse, record: dict[str, Any], name: str = NAME, written_s_ago: float = 0) -> Path:
     """A record edited by hand, so long ago."""
     path = pulse.data / "schedules" / f"{name}.json"
     path.write_text(json.dumps({"v": 1, **record}))
@@ -86,17 +88,17 @@ def told(journal: Journal) -> list[str]:
     return [entry["LOOOP_DETAIL"] for entry in journal.find(LOOOP_EVENT="notify")]
 
 
-def instants(journal: Journal, name: str = "s1") -> list[str]:
+def instants(journal: Journal, name: str = NAME) -> list[str]:
     return [entry["LOOOP_INSTANT"] for entry in journal.find(LOOOP_EVENT="schedule_fired", LOOOP_SCHEDULE=name)]
 
 
 def fired_once(journal: Journal, at: float | None = None) -> None:
-    """s1 has fired, the rule acted, and neither happens again."""
-    journal.wait("schedule_fired", LOOOP_SCHEDULE="s1")
+    """It has fired, the rule acted, and neither happens again."""
+    journal.wait("schedule_fired", LOOOP_SCHEDULE=NAME)
     journal.wait("notify")
     beats(journal)
     [instant] = instants(journal)
-    assert told(journal) == [f"s1 fired for {instant}"]
+    assert told(journal) == [f"{NAME} fired for {instant}"]
     if at is not None:
         assert instant == time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at)) and listed()["fired"] == at
 
@@ -108,12 +110,13 @@ def test_a_schedule_is_a_timer_anybody_can_see_and_its_instant_one_change(loop: 
     loop.start()
     journal.wait("sense_done")
     shown = write("--in", "2s", "--note", "soon").stdout.splitlines()
-    assert shown[0] == "write-schedule s1" and len(shown) == 2 and ", in " in shown[1]
+    assert shown[0] == f"write-schedule {NAME}" and len(shown) == 2 and ", in " in shown[1]
     assert TIMER in systemctl("list-timers", "--all", "looop-schedule@*")
     assert (listed()["state"], listed()["timer"], listed()["note"]) == ("pending", True, "soon")
     fired_once(journal, listed()["at"])
     assert listed()["state"] == "due" and listed()["next"] == [] and TIMER not in units()
-    assert looopctl("schedule", "rm", "s1").stdout == looopctl("schedule", "rm", "s1").stdout == "drop-schedule s1\n"
+    for _ in range(2):
+        assert looopctl("schedule", "rm", NAME).stdout == f"drop-schedule {NAME}\n"
     assert looopctl_json("schedule", "list") == []
 
 
@@ -179,7 +182,7 @@ def test_a_schedule_that_is_written_anew_tells_its_instant_anew(loop: Pulse, jou
     put(loop, record)
     loop.start()
     journal.wait("schedule_fired")
-    looopctl("schedule", "rm", "s1")
+    looopctl("schedule", "rm", NAME)
     beats(journal, 1)
     put(loop, record)
     looopctl("beat")
@@ -198,7 +201,8 @@ MISSED: list[dict[str, Any]] = [{"at": -EARLIER}, {"every_s": 86400, "anchor": -
 def test_what_was_missed_while_nothing_ran_fires_once_or_not_at_all(
     loop: Pulse, journal: Journal, record: dict[str, Any], catch_up: str
 ) -> None:
-    record = {key: value + int(time.time()) if key in ("at", "anchor") else value for key, value in record.items()}
+    now = int(time.time()) | 1  # odd, so that it is no instant of the calendar, which another case has told of
+    record = {key: value + now if key in ("at", "anchor") else value for key, value in record.items()}
     record |= {"calendar": minute_of(EARLIER)} if "calendar" in record else {}
     put(loop, record | {"catch_up": catch_up}, written_s_ago=2 * EARLIER)
     loop.start()
@@ -454,10 +458,10 @@ def test_status_shows_what_is_pending_and_is_drawn_again_when_something_changes(
         first = screen.wait("looop is running, 0 workers, idle: ")
         assert "schedule" not in first and max(map(len, first.splitlines())) <= 80
         write("--in", "2h", "--note", "a note")
-        assert "last beat" in screen.wait("schedule  s1 in 2h: a note")
+        assert "last beat" in screen.wait(f"schedule  {NAME} in 2h: a note")
         loop.kill("STOP")
-        looopctl("schedule", "rm", "s1")
-        screen.wait("schedule  s1", there=False)
+        looopctl("schedule", "rm", NAME)
+        screen.wait(f"schedule  {NAME}", there=False)
         loop.kill("CONT")
         loop.stop()
         screen.wait("looop is stopped, 0 workers")
