@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from looop import audit, claims, clock, mailbox, store
+from looop.ctl import worker
 from looop.ctl.command import Context
 from looop.errors import Refused, StateError, UsageError
 from looop.mailbox import Answer, Ask
 from looop.paths import Paths
 from looop.sessions import contract, launch, records
-from looop.systemd.live import Live
 from looop.systemd.manager import Manager
 from looop.systemd.names import worker_unit
 
@@ -38,20 +38,10 @@ def redispatch(context: Context, ask_id: str, text: Callable[[], str], given: bo
     brief = launch.Brief(
         ask.worker, task + told_again(ask, ask.answer), meta.command, meta.verify, limits=meta.limits
     )  # fmt: skip
-    asyncio.run(_start(context, brief))
+    asyncio.run(worker.start(context, brief))
     mailbox.close(paths, ask_id, "redispatched", now.wall)
     audit.line(paths, context.config, f"start-worker {ask.worker} · again, with the answer to {ask_id}", "", now)
     return ask
-
-
-async def _start(context: Context, brief: launch.Brief) -> None:
-    launch.plan(context.paths, context.config, brief, clock.now())
-    live = Live("user")
-    await live.connect()
-    try:
-        await launch.start(live, context.paths, context.config, brief, clock.now())
-    finally:
-        await live.aclose()
 
 
 def refuse_while_anyone_lives(ask: Ask) -> None:

@@ -338,14 +338,4 @@ def wait(
 ) -> Result:
     """Block until something passes. Raises LooopError only for what no waiting mends."""
     context.config  # noqa: B018  a configuration that cannot be used is said at once
-    return asyncio.run(_run(context, cursor, passes, timeout, say))
-
-
-async def _run(
-    context: Context,
-    cursor: Cursor | None,
-    passes: Callable[[set[str]], bool],
-    timeout: float | None,
-    say: Callable[[str], None],
-) -> Result:
-    return await Waiter(context, cursor, passes, say).run(timeout)
+    return asyncio.run(Waiter(context, cursor, passes, say).run(timeout))

@@ -2,8 +2,9 @@
 
 import argparse
 import asyncio
+from typing import TYPE_CHECKING
 
-from looop import clock
+from looop import audit, clock
 from looop.clock import age
 from looop.ctl import kill
 from looop.ctl.command import (
@@ -11,6 +12,9 @@ from looop.ctl.command import (
     table,
 )  # fmt: skip
 from looop.errors import UsageError
+
+if TYPE_CHECKING:
+    from looop.sessions import launch
 
 
 def _configure(parser: Parser) -> None:
@@ -36,17 +40,21 @@ def _run(args: argparse.Namespace, context: Context) -> int:
         return kill.run(args, context)
     if args.action == "list":
         return _list(args, context)
-    asyncio.run(_start(args, context))
-    print(f"start-worker {args.id}" + (" (command override)" if args.command else ""))
+    from looop.sessions import launch
+
+    limits = dict(_limit(text) for text in args.limit)
+    asyncio.run(start(context, launch.Brief(args.id, body(args.body), args.command, args.verify, limits=limits)))
+    summary = f"start-worker {args.id}" + (" (command override)" if args.command else "")
+    audit.line(context.paths, context.config, args.journal or summary, "", clock.now())
+    print(summary)
     return 0
 
 
-async def _start(args: argparse.Namespace, context: Context) -> None:
+async def start(context: Context, brief: "launch.Brief") -> None:
+    """Start a worker for the human. Raises Refused with the reason, TimedOut or Unavailable."""
     from looop.sessions import launch
     from looop.systemd.live import Live
 
-    limits = dict(_limit(text) for text in args.limit)
-    brief = launch.Brief(args.id, body(args.body), args.command, args.verify, limits=limits)
     launch.plan(context.paths, context.config, brief, clock.now())
     live = Live("user")
     await live.connect()

@@ -313,6 +313,7 @@ def test_the_verbs_work_from_a_shell(paths: Paths, events: harness.Events) -> No
     row = json.loads(ctl(paths, "worker", "list", "--json").stdout)[0]
     assert (row["id"], row["state"], row["health"], row["note"]) == ("w", "running", "busy", "look here")
     assert ctl(paths, "worker", "list").stdout.split("\n")[1].split()[:3] == ["w", "busy", "running"]
+    assert paths.journal.read_text().rstrip().endswith(" start-worker w (command override)")
     refused = ctl(paths, "worker", "start", "w", "x", "--command", "true", check=False)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert ctl(paths, "kill", "w").stdout == "kill-worker w\n"
