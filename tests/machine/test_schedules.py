@@ -221,11 +221,12 @@ def test_what_was_missed_while_nothing_ran_fires_once_or_not_at_all(
 
 
 def test_a_week_of_missed_minutes_fires_once(loop: Pulse, journal: Journal) -> None:
-    put(loop, {"calendar": "*:0/2"}, written_s_ago=7 * 86400)
+    name = f"{NAME}-week"  # the minute it tells of may be one that another case has told of
+    put(loop, {"calendar": "*:0/2"}, name, written_s_ago=7 * 86400)
     loop.start()
     journal.wait("schedule_fired")
     beats(journal)
-    assert len(instants(journal)) == 1, "the next comes in two minutes"
+    assert len(instants(journal, name)) == 1, "the next comes in two minutes"
 
 
 # -- bad days
